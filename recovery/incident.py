@@ -1,0 +1,174 @@
+"""What the ledger remembers of one incident, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from recovery.accounts import Act, Stage, Verdict
+
+
+class Phase(StrEnum):
+    DETECT = "detect"
+    CONTAIN = "contain"
+    ENROLL = "enroll"
+    ROTATE = "rotate"
+    NOTIFY = "notify"
+    VALIDATE = "validate"
+    REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    incident_id: str
+    opened_at: datetime
+    window_start: datetime
+    window_end: datetime
+    runbook_digest: str
+    runbook_commit: str
+    requested_by: str
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeCounts:
+    """Rows in = admitted + excluded + unknown to the roster; contacts quarantined beside it."""
+
+    sighted: int
+    admitted: int
+    excluded: int
+    unrostered: int
+    """Sighted accounts that the roster does not know: quarantined, shown, not admitted."""
+    high_priority: int
+    quarantined_fields: int
+    unattributed_events: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Intention:
+    """What `intend` found. Only `fresh` was written now and may be acted on at once.
+
+    `unsettled` was intended before and its outcome is not known (a crash, or UNKNOWN): repeat it
+    where repeating is safe, else reconcile. `refused` and `settled` need nothing more.
+    """
+
+    fresh: tuple[Act, ...]
+    unsettled: tuple[Act, ...]
+    refused: tuple[Act, ...]
+    settled: tuple[Act, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActRecord:
+    act: Act
+    verdict: Verdict | None
+    detail: str
+    receipt: str
+    counts: Mapping[str, int]
+    intended_at: datetime
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts, never lists. Keys: `stages[(wave, stage)]`, `verdicts[(step, wave, verdict)]`;
+    an act intended and not settled counts under verdict None; a client's act has wave -1."""
+
+    stages: Mapping[tuple[int, Stage], int]
+    verdicts: Mapping[tuple[str, int, Verdict | None], int]
+
+    def in_stage(self, *stages: Stage, wave: int | None = None) -> int:
+        return sum(
+            n for (w, s), n in self.stages.items() if s in stages and (wave is None or w == wave)
+        )
+
+    def of_verdict(self, step: str, *verdicts: Verdict | None, wave: int | None = None) -> int:
+        """Sum over acts whose step is `step` or begins with `step.`."""
+        return sum(
+            n
+            for (s, w, v), n in self.verdicts.items()
+            if (s == step or s.startswith(step + "."))
+            and v in verdicts
+            and (wave is None or w == wave)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """A person's open invitation to bind a new authenticator. The token is derived from this row
+    and never stored: same row, same token. `expires_at` is None until a message is composed."""
+
+    incident_id: str
+    ref: str
+    jti: str
+    generation: int
+    created_at: datetime
+    issued_at: datetime | None = None
+    expires_at: datetime | None = None
+    redeemed_at: datetime | None = None
+    superseded_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PortalSession:
+    """One browser's way through one enrollment, keyed by the SHA-256 of its cookie."""
+
+    session_hash: str
+    incident_id: str
+    ref: str
+    jti: str
+    created_at: datetime
+    expires_at: datetime
+    code_sent_at: datetime | None = None
+    code_verified_at: datetime | None = None
+    sealed_candidate: bytes | None = None
+    """The authenticator secret shown to the person, sealed by the portal's own key."""
+    completed_at: datetime | None = None
+
+
+class CodeCheck(StrEnum):
+    """What the ledger says of one typed second-channel code; counted before compared."""
+
+    ACCEPTED = "accepted"
+    WRONG = "wrong"
+    EXPIRED = "expired"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAttempt:
+    """One try at a gate, accepted or not. `refusal` is empty where the attempt was accepted."""
+
+    gate: str
+    digest: str
+    attempt: int
+    approver: str
+    decision: str
+    reason: str
+    refusal: str
+    at: datetime
+    valid_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """An app client whose secret is linked to the incident, with who reads the secret."""
+
+    client_id: str
+    name: str
+    owner: str
+    risk: str
+    consumers: tuple[str, ...]
+    linked_accounts: int
+    wave: int
+    untouched_reason: str = ""
+    """Why it is not rotated (no known consumer, frozen), else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The first time something happened: `contain.started`, `gate.notify.waiting`."""
+
+    name: str
+    at: datetime

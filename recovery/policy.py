@@ -1,0 +1,293 @@
+"""The runbook as a value: every number and choice an operator may turn, validated at the door.
+
+A runbook is a YAML file in `runbooks/`. `load_policy` refuses an invalid one with file, field,
+what was expected and what stands there; the digest of the file goes into the audit log.
+"""
+
+import hashlib
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from recovery.accounts import Channel, PriorityReason
+from recovery.errors import Misconfigured
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(value: object) -> timedelta:
+    """`"15m"`, `"1h30m"`, `"24h"`, `"26d"`; a bare number has no unit and is refused."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not value or _DURATION.sub("", value.strip()):
+        raise ValueError('a duration with its unit, such as "30s", "15m", "24h" or "26d"')
+    return timedelta(
+        seconds=sum(float(n) * _UNITS[unit] for n, unit in _DURATION.findall(value.strip()))
+    )
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Systems(_Section):
+    """Block documents, as `type-slug/name`: which outside systems this runbook works with."""
+
+    ledger: str = "recovery-ledger/main"
+    siem: str = "elasticsearch-siem/main"
+    platform: str = "platform-admin/main"
+    oauth: str = "oauth-client/main"
+    secrets: str = "vault-secrets/main"
+    ci: str = "jenkins-ci/main"
+    email: str = "sendgrid-email/main"
+    sms: str = "twilio-sms/main"
+    portal: str = "enrollment-portal/main"
+
+
+class DetectPolicy(_Section):
+    """How a burst is told from ordinary traffic and who counts as affected."""
+
+    preset: str = Field("okta", description="Which documents the SIEM holds: okta, entra, ...")
+    also: tuple[str, ...] = Field(
+        ("ecs",), description="Further presets whose documents are in the same index."
+    )
+    baseline: Duration = timedelta(days=26)
+    bucket: Duration = timedelta(minutes=1)
+    guard: Duration = Field(
+        timedelta(minutes=30), description="Left out of the baseline before the burst."
+    )
+    z_threshold: float = Field(6.0, gt=0)
+    floor: int = Field(10, ge=1, description="Fewer resets a bucket are never a burst.")
+    pad: Duration = Field(timedelta(minutes=2), description="Added at both ends of the burst.")
+    min_confidence: Share = 0.95
+
+
+class PriorityPolicy(_Section):
+    followers: int = Field(100_000, ge=1)
+    manual_proofing: tuple[PriorityReason, ...] = (PriorityReason.BRAND, PriorityReason.ADMIN)
+
+
+class ExclusionPolicy(_Section):
+    """Accounts that are never touched: our own service account, the break-glass accounts."""
+
+    accounts: tuple[str, ...] = Field(..., min_length=1)
+    roles: tuple[str, ...] = ("service",)
+
+
+class WavePolicy(_Section):
+    canary: int = Field(10, ge=1, description="Accounts in wave 0.")
+    canary_high_priority: Share = 0.5
+    growth: tuple[int, ...] = Field((100,), description="Sizes of the next waves.")
+    batch: int = Field(100, ge=1, le=1000, description="Accounts a task run.")
+
+
+class GatePolicy(_Section):
+    """When a wave is promoted without asking; anything else holds."""
+
+    max_refused: Share = 0.02
+    max_unknown: Share = 0.01
+    min_settled: Share = Field(0.98, description="Share of a wave that must have an outcome.")
+    on_hold: str = Field("ask", pattern="^(ask|stop)$")
+
+
+class ApprovalPolicy(_Section):
+    """Who may let a gate pass. `approvers` are names of keys in Vault's TOTP engine."""
+
+    required: bool = True
+    approvers: tuple[str, ...] = ()
+    four_eyes: bool = Field(True, description="The requester can't approve his own run.")
+    valid_for: Duration = timedelta(minutes=30)
+    timeout: Duration = timedelta(hours=2)
+
+    @model_validator(mode="after")
+    def _someone_can_approve(self) -> "ApprovalPolicy":
+        if self.required and not self.approvers:
+            raise ValueError("at least one approver where approval is required")
+        return self
+
+
+class Approvals(_Section):
+    contain: ApprovalPolicy
+    notify: ApprovalPolicy
+    retire: ApprovalPolicy
+    hold: ApprovalPolicy
+    late_share: Share = Field(
+        0.05, description="Late arrivals up to this share go under the first approval."
+    )
+    max_wrong_codes: int = Field(5, ge=1)
+    lockout: Duration = timedelta(minutes=15)
+
+
+class ContainPolicy(_Section):
+    """Which of an account's credentials die; refresh tokens always go first."""
+
+    refresh_tokens: bool = True
+    sessions: bool = True
+    device_sessions: bool = True
+    grants: bool = True
+    recovery_tokens: bool = True
+    force_password_reset: bool = True
+    verify: bool = Field(True, description="Ask the platform afterwards what is still alive.")
+    own_apps: tuple[str, ...] = Field(
+        (), description="Clients of ours whose stored tokens are revoked by RFC 7009."
+    )
+    app_tokens_path: str = Field("app-tokens/{client_id}", pattern=r"\{client_id\}")
+    concurrency: int = Field(8, ge=1, le=200)
+
+
+class EnrollPolicy(_Section):
+    token_ttl: Duration = timedelta(minutes=15)
+    code_ttl: Duration = timedelta(minutes=10)
+    code_attempts: int = Field(5, ge=1, le=10)
+    code_sends: int = Field(3, ge=1, le=10)
+    remove_old_authenticators: bool = True
+    concurrency: int = Field(8, ge=1, le=200)
+
+    @model_validator(mode="after")
+    def _short(self) -> "EnrollPolicy":
+        if not timedelta(minutes=5) <= self.token_ttl <= timedelta(minutes=15):
+            raise ValueError("token_ttl between 5m and 15m")
+        if self.code_ttl > timedelta(minutes=10):
+            raise ValueError("code_ttl of at most 10m (NIST SP 800-63B-4)")
+        return self
+
+
+class NotifyPolicy(_Section):
+    channels: tuple[Channel, ...] = (Channel.EMAIL, Channel.SMS, Channel.IN_APP)
+    organization: str = Field(..., min_length=1, description="How people know us.")
+    site: str = Field(..., min_length=3, description="The address that people type themselves.")
+    max_messages: int = Field(4, ge=1, description="For one person over one incident and channel.")
+    personalizations: int = Field(500, ge=1, le=1000, description="People in one email request.")
+    concurrency: int = Field(8, ge=1, le=200)
+
+
+class RotatePolicy(_Section):
+    waves: tuple[int, ...] = Field((1, 4), description="Clients per wave, then the rest.")
+    health_timeout: Duration = timedelta(minutes=5)
+    soak: Duration = Field(timedelta(minutes=2), description="Watched before retiring.")
+    ci_timeout: Duration = timedelta(minutes=15)
+    ci_poll: Duration = timedelta(seconds=5)
+    max_failures: int = Field(1, ge=1, description="Failed rotations that stop the rest.")
+    vault_path: str = Field("apps/{client_id}", pattern=r"\{client_id\}")
+
+
+class ValidatePolicy(_Section):
+    probe_accounts_path: str = Field(
+        "recovery/probe-accounts",
+        description="Our own test accounts among the affected, with the password they had.",
+    )
+    sample: int = Field(200, ge=1, description="Contained accounts probed for the old credentials.")
+    min_passed: Share = 1.0
+    concurrency: int = Field(8, ge=1, le=200)
+
+
+class Quota(_Section):
+    per_second: float = Field(..., gt=0)
+    concurrent: int = Field(..., ge=1)
+
+
+class Quotas(_Section):
+    """What each system allows us, shared by all workers through Prefect's global limits."""
+
+    platform: Quota
+    siem: Quota
+    email: Quota
+    sms: Quota
+    ci: Quota
+
+
+class ReportPolicy(_Section):
+    directory: str = "var/reports"
+    containment_target: Duration = timedelta(minutes=10)
+    remediation_target: Duration = timedelta(hours=2)
+
+
+class RecoveryPolicy(_Section):
+    version: int = Field(..., ge=1, le=1)
+    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9-]{2,60}$")
+    description: str = ""
+    systems: Systems = Systems()
+    detect: DetectPolicy = DetectPolicy()
+    priority: PriorityPolicy = PriorityPolicy()
+    exclusions: ExclusionPolicy
+    waves: WavePolicy = WavePolicy()
+    gates: GatePolicy = GatePolicy()
+    approvals: Approvals
+    contain: ContainPolicy = ContainPolicy()
+    enroll: EnrollPolicy = EnrollPolicy()
+    notify: NotifyPolicy
+    rotate: RotatePolicy = RotatePolicy()
+    validation: ValidatePolicy = Field(ValidatePolicy(), alias="validate")
+    quotas: Quotas
+    report: ReportPolicy = ReportPolicy()
+
+
+def parse_policy(text: str, *, source: str) -> RecoveryPolicy:
+    """Validates a runbook's text; `source` names the file in the refusal."""
+    try:
+        document: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise Misconfigured(
+            f"Read the runbook {source}",
+            expected="valid YAML",
+            got=f"{getattr(error, 'problem', None) or 'a syntax error'}{where}",
+            advice="Correct the file and start the run again.",
+        ) from None
+    if not isinstance(document, dict):
+        raise Misconfigured(
+            f"Read the runbook {source}",
+            expected="a mapping of sections",
+            got=type(document).__name__,
+            advice="Start from runbooks/mass-password-reset.yaml.",
+        )
+    try:
+        return RecoveryPolicy.model_validate(document)
+    except ValidationError as error:
+        raise Misconfigured(
+            f"Read the runbook {source}",
+            expected="every field to be valid",
+            got="; ".join(_complaint(e) for e in error.errors(include_url=False)[:8]),
+            advice="Correct the file and start the run again; nothing was done.",
+        ) from None
+
+
+def _complaint(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: no such field"
+    if error["type"] == "missing":
+        return f"{field}: missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{field}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def load_policy(path: Path) -> tuple[RecoveryPolicy, str]:
+    """The validated runbook and the SHA-256 of its bytes (hex)."""
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8")
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"Read the runbook {path}",
+            expected="a file",
+            got="nothing there",
+            advice="Name a file in runbooks/, such as mass-password-reset.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"Read the runbook {path}", expected="readable UTF-8", got=type(error).__name__
+        ) from None
+    return parse_policy(text, source=str(path)), hashlib.sha256(raw).hexdigest()
