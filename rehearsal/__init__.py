@@ -1,0 +1,1 @@
+"""The rehearsal: real servers, people, an attacker and faults, to run recoveries against."""

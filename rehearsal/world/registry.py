@@ -1,0 +1,87 @@
+"""The OAuth clients at the start: who owns them, how risky they are, who runs with their secret."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from rehearsal.world.credentials import opaque
+
+INTROSPECTOR_ID = "svc-recovery-introspect"
+RESTART_JOB = "restart-consumer"
+OWN_APP_ID = "app-first-party"
+"""The client of an app that belongs to whoever recovers: it keeps people's refresh tokens."""
+
+_PRODUCT_NAMES = (
+    "campaign-planner live-chat-desk post-scheduler insight-board ticket-bridge ad-manager "
+    "media-vault survey-kit crm-sync loyalty-hub newsroom-feed moderation-queue partner-portal "
+    "commerce-link"
+)
+_OWNERS = ("team-growth", "team-care", "team-ads", "team-data", "team-partners", "team-commerce")
+_PARTS = ("api", "worker", "sync")
+_RISKS = ("low", "low", "medium", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSeed:
+    """One running copy of an app; `ci_job` restarts it, so that it reads its secret anew."""
+
+    name: str
+    ci_job: str = RESTART_JOB
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSeed:
+    """A confidential OAuth client with its one secret at the start."""
+
+    id: str
+    name: str
+    owner: str
+    risk: str
+    consumers: tuple[ConsumerSeed, ...]
+    secret_id: str
+    secret: str = field(repr=False)
+    introspect_all: bool = False
+
+
+def make_clients(rng: Random, count: int) -> dict[str, ClientSeed]:
+    """Clients by id, in the order of their making."""
+    products = _PRODUCT_NAMES.split()
+    clients: dict[str, ClientSeed] = {}
+    for serial in range(count):
+        product = products[serial % len(products)]
+        if serial >= len(products):
+            product = f"{product}-{serial // len(products) + 1}"
+        parts = _PARTS[: rng.randint(1, 3)]
+        client = ClientSeed(
+            id=_client_id(rng, serial),
+            name=product,
+            owner=rng.choice(_OWNERS),
+            risk=rng.choice(_RISKS),
+            consumers=tuple(ConsumerSeed(f"{product}-{part}") for part in parts),
+            secret_id=f"sec-{rng.getrandbits(40):010x}",
+            secret=_awkward_secret(rng),
+        )
+        clients[client.id] = client
+    return clients
+
+
+def _client_id(rng: Random, serial: int) -> str:
+    drawn = f"app-{rng.getrandbits(32):08x}"
+    return OWN_APP_ID if serial == 0 else drawn
+
+
+def make_introspector(rng: Random) -> ClientSeed:
+    return ClientSeed(
+        id=INTROSPECTOR_ID,
+        name="recovery-introspector",
+        owner="team-security",
+        risk="high",
+        consumers=(),
+        secret_id=f"sec-{rng.getrandbits(40):010x}",
+        secret=_awkward_secret(rng),
+        introspect_all=True,
+    )
+
+
+def _awkward_secret(rng: Random) -> str:
+    """Holds `:`, `+`, `/` and `%`, which only survive Basic if form-encoded (RFC 6749 2.3.1)."""
+    return opaque(rng, "cs") + rng.choice((":+/%", "%2B+:/", "/:%25+"))
