@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from recovery.accounts import Channel, PriorityReason
 from recovery.errors import Misconfigured
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{2,60}")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
@@ -213,7 +214,7 @@ class ReportPolicy(_Section):
 
 class RecoveryPolicy(_Section):
     version: int = Field(..., ge=1, le=1)
-    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9-]{2,60}$")
+    name: str = Field(..., pattern=rf"^{_NAME.pattern}$")
     description: str = ""
     systems: Systems = Systems()
     detect: DetectPolicy = DetectPolicy()
@@ -233,6 +234,10 @@ class RecoveryPolicy(_Section):
 
 def parse_policy(text: str, *, source: str) -> RecoveryPolicy:
     """Validates a runbook's text; `source` names the file in the refusal."""
+    return _validated(_parsed(text, source), source)
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
     try:
         document: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -251,6 +256,10 @@ def parse_policy(text: str, *, source: str) -> RecoveryPolicy:
             got=type(document).__name__,
             advice="Start from runbooks/mass-password-reset.yaml.",
         )
+    return document
+
+
+def _validated(document: dict[str, Any], source: str) -> RecoveryPolicy:
     try:
         return RecoveryPolicy.model_validate(document)
     except ValidationError as error:
@@ -275,10 +284,34 @@ def _complaint(error: Any) -> str:
 
 
 def load_policy(path: Path) -> tuple[RecoveryPolicy, str]:
-    """The validated runbook and the SHA-256 of its bytes (hex)."""
+    """The validated runbook and the SHA-256 (hex) of its file, and of the one it `extends`.
+
+    `extends: other` takes the sections of other.yaml beside it and overrides single fields.
+    """
+    document, read = _read(path)
+    digest = hashlib.sha256(read)
+    base_name = document.pop("extends", None)
+    if base_name is not None:
+        if not isinstance(base_name, str) or not _NAME.fullmatch(base_name):
+            raise Misconfigured(
+                f"Read the runbook {path}", expected="`extends` to name a runbook beside it"
+            )
+        base, base_read = _read(path.with_name(f"{base_name}.yaml"))
+        if "extends" in base:
+            raise Misconfigured(
+                f"Read the runbook {path}",
+                expected=f"{base_name} to stand on its own",
+                got="a runbook that extends another one",
+            )
+        document = _merged(base, document)
+        digest.update(base_read)
+    return _validated(document, str(path)), digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8")
+        read = path.read_bytes()
+        return _parsed(read.decode("utf-8"), str(path)), read
     except FileNotFoundError:
         raise Misconfigured(
             f"Read the runbook {path}",
@@ -290,4 +323,13 @@ def load_policy(path: Path) -> tuple[RecoveryPolicy, str]:
         raise Misconfigured(
             f"Read the runbook {path}", expected="readable UTF-8", got=type(error).__name__
         ) from None
-    return parse_policy(text, source=str(path)), hashlib.sha256(raw).hexdigest()
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings are merged field by field; anything else is replaced."""
+    merged = dict(base)
+    for name, value in over.items():
+        held = merged.get(name)
+        both = isinstance(held, dict) and isinstance(value, dict)
+        merged[name] = _merged(held, value) if both else value  # type: ignore[arg-type]
+    return merged

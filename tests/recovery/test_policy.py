@@ -78,3 +78,25 @@ def test_a_missing_file_is_said_plainly(tmp_path: Path) -> None:
 def test_no_python_objects_from_yaml() -> None:
     with pytest.raises(Misconfigured):
         parse_policy("!!python/object/apply:os.system ['true']", source="x.yaml")
+
+
+def test_a_runbook_may_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(changed(name="base"))
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: base\nname: child\nquotas: {platform: {per_second: 7}}\n")
+    policy, digest = load_policy(child)
+    base, base_digest = load_policy(tmp_path / "base.yaml")
+    assert policy.quotas.platform.per_second == 7
+    assert policy.quotas.platform.concurrent == base.quotas.platform.concurrent
+    assert policy.notify == base.notify
+    assert digest != base_digest
+    (tmp_path / "base.yaml").write_text(changed(name="base", waves__batch=7))
+    assert load_policy(child)[1] != digest, "the digest covers what it extends"
+
+
+@pytest.mark.parametrize("named", ["../secrets", "missing", 7, "child"])
+def test_what_can_not_be_extended(tmp_path: Path, named: object) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text(yaml.safe_dump({"extends": named, "name": "child"}))
+    with pytest.raises(Misconfigured):
+        load_policy(child)
