@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from recovery.accounts import Channel, PriorityReason
 from recovery.errors import Misconfigured
@@ -32,7 +40,11 @@ def parse_duration(value: object) -> timedelta:
     )
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(lambda value: f"{value.total_seconds():g}s", when_used="json"),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -49,8 +61,8 @@ class Systems(_Section):
     oauth: str = "oauth-client/main"
     secrets: str = "vault-secrets/main"
     ci: str = "jenkins-ci/main"
-    email: str = "sendgrid-email/main"
-    sms: str = "twilio-sms/main"
+    email: str = "recovery-sendgrid/main"
+    sms: str = "recovery-twilio/main"
     portal: str = "enrollment-portal/main"
 
 

@@ -251,7 +251,7 @@ class SendGridApp:
             task.add_done_callback(self._deliveries.discard)
 
     async def _deliver(self, mail: Mail, messages: Sequence[Message], due: datetime | None) -> None:
-        while due is not None and self._clock() < due:  # noqa: ASYNC110 - a clock has no event
+        while due is not None and self._clock() < due:
             await asyncio.sleep(_SCHEDULE_TICK_SECONDS)
         shortest, longest = self._delay_seconds
         waits = [

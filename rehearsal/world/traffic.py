@@ -123,6 +123,7 @@ def generate(
     burst_length: timedelta = timedelta(minutes=6),
     unattributed: int = 5,
     late: int = 6,
+    late_by: tuple[timedelta, timedelta] = (timedelta(seconds=20), timedelta(minutes=4)),
     hits: Mapping[str, datetime] | None = None,
 ) -> Traffic:
     """`days` of ordinary traffic up to `now` and the burst; the same for the same seed.
@@ -145,7 +146,7 @@ def generate(
     for person in bystanders:
         scribe.self_service(person, scribe.moment(start, end))
     scribe.burst(affected, start, end, unattributed, known)
-    late_ids = scribe.delay(late, start, end)
+    late_ids = scribe.delay(late, start, end, late_by)
     scribe.locked_out(affected, start, scale)
     scribe.documents.sort(key=lambda document: str(document["@timestamp"]))
     resets = tuple(sorted(scribe.resets.values(), key=lambda reset: reset.at))
@@ -252,11 +253,15 @@ class _Scribe:
         seconds = self._rng.triangular(0, length, length / 4)
         return min(in_whole_ms(start + timedelta(seconds=seconds)), end - _SECOND)
 
-    def delay(self, count: int, start: datetime, end: datetime) -> frozenset[str]:
-        """Let some of the burst's attributed events reach the SIEM only after `now`."""
+    def delay(
+        self, count: int, start: datetime, end: datetime, by: tuple[timedelta, timedelta]
+    ) -> frozenset[str]:
+        """Let some of the burst's attributed events reach the SIEM only after `now`, `by` so much
+        at least and at most."""
         inside = [r for r in self.resets.values() if start <= r.at < end and r.account_id]
         chosen = self._rng.sample(inside, k=min(count, len(inside)))
-        delays = {r.document_id: timedelta(seconds=20 + 220 * self._rng.random()) for r in chosen}
+        least, most = by
+        delays = {r.document_id: least + (most - least) * self._rng.random() for r in chosen}
         for document in self.documents:
             document_id = document["event"]["id"]
             if (delay := delays.get(document_id)) is None:

@@ -1,0 +1,144 @@
+"""What every block of a kind offers, whichever product stands behind it, and the shared TLS fields.
+
+A task asks for a kind (`SiemBlock`); an operator configures a product (`ElasticsearchSiem`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Protocol, Self
+
+from prefect.blocks.core import Block
+from pydantic import Field
+
+from recovery.accounts import Sighting, Verdict
+from recovery.detect_burst import Bucket
+from recovery.messages import EmailCopy, EmailText, SmsCopy
+
+if TYPE_CHECKING:
+    from clients.http import Pace
+    from clients.jenkins import JenkinsClient
+    from clients.platform import PlatformClient
+    from clients.vault import VaultClient
+
+CaFile = Annotated[
+    str | None,
+    Field(
+        title="CA file",
+        description=(
+            "PEM file with the certificate authorities to trust instead of the public ones; "
+            "a path on the machine of the worker."
+        ),
+    ),
+]
+ClientCertFile = Annotated[
+    str | None,
+    Field(
+        title="Client certificate file",
+        description="PEM file with our certificate, where the server asks for one (mutual TLS).",
+    ),
+]
+ClientKeyFile = Annotated[
+    str | None,
+    Field(
+        title="Client key file",
+        description=(
+            "PEM file with the key of our certificate; empty when it stands in the certificate's "
+            "own file."
+        ),
+    ),
+]
+AllowCleartext = Annotated[
+    bool,
+    Field(description="Accept plain http to another machine, because an encrypted mesh is below."),
+]
+
+
+def client_cert(cert_file: str | None, key_file: str | None) -> tuple[str, str | None] | None:
+    """The two TLS fields in the form in which `clients.http.Wire` takes them."""
+    return (cert_file, key_file) if cert_file else None
+
+
+class Closing(Protocol):
+    """Every client is closed by the one who asked for it."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class SiemClient(Closing, Protocol):
+    """Reads resets out of logs; windows are [start, end) and an answer is whole or an error."""
+
+    async def check(self) -> None: ...
+    async def reset_counts(
+        self, start: datetime, end: datetime, bucket: timedelta
+    ) -> list[Bucket]: ...
+    def sightings(self, start: datetime, end: datetime) -> AsyncIterator[list[Sighting]]: ...
+    async def unattributed(self, start: datetime, end: datetime) -> dict[str, int]: ...
+
+
+class EmailClient(Closing, Protocol):
+    """Hands one request of many copies to the mail provider; never repeats a lost answer."""
+
+    async def send(self, text: EmailText, copies: Sequence[EmailCopy], *, category: str) -> str: ...
+    async def found(self, notice_ids: Sequence[str]) -> Mapping[str, str]: ...
+
+
+class SmsClient(Closing, Protocol):
+    """Hands one message to the carrier; never repeats a lost answer."""
+
+    async def send(self, copy: SmsCopy) -> tuple[Verdict, str]: ...
+    async def sent_since(self, to: str, since: datetime) -> list[tuple[str, str]]: ...
+
+
+class SiemBlock(Block, ABC):
+    """Where password resets are logged."""
+
+    @abstractmethod
+    def get_client(
+        self, pace: Pace | None = None, *, presets: Sequence[str] = ("okta", "ecs")
+    ) -> SiemClient:
+        """`presets` name the kinds of documents to read, as in the runbook's `detect` section."""
+
+
+class PlatformBlock(Block, ABC):
+    """The platform whose accounts are recovered, with an administrative credential."""
+
+    @abstractmethod
+    def get_client(self, pace: Pace | None = None) -> PlatformClient:
+        """`pace` is awaited before every request: a lease on the platform's quota."""
+
+
+class SecretsBlock(Block, ABC):
+    """Where client secrets, signing keys and the approvers' TOTP keys are kept."""
+
+    @abstractmethod
+    def get_client(self) -> VaultClient:
+        """A client with a login of its own; nothing is asked before its first use."""
+
+
+class CiBlock(Block, ABC):
+    """What restarts the consumers of a client secret."""
+
+    @abstractmethod
+    def get_client(self, pace: Pace | None = None) -> JenkinsClient:
+        """`pace` is awaited before every request."""
+
+
+class EmailBlock(Block, ABC):
+    """The provider that sends email to people."""
+
+    @abstractmethod
+    def get_client(self, pace: Pace | None = None) -> EmailClient:
+        """`pace` is awaited before every request, each of which may carry many copies."""
+
+
+class SmsBlock(Block, ABC):
+    """The provider that sends text messages to people."""
+
+    @abstractmethod
+    def get_client(self, pace: Pace | None = None) -> SmsClient:
+        """`pace` is awaited before every request, each of which carries one message."""

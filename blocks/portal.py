@@ -1,0 +1,48 @@
+"""The enrollment portal as the flows need it: where links lead, and which keys sign and mark."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, SecretStr
+
+from recovery.enroll import Issuer
+
+
+class EnrollmentPortal(Block):
+    """The page that people enroll on. It is the only part that faces the internet."""
+
+    _block_type_name: ClassVar[str] = "Enrollment Portal"
+    _block_type_slug: ClassVar[str] = "enrollment-portal"
+    _description: ClassVar[str] = (
+        "Where people bind a new authenticator and check whether a message is ours."
+    )
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://www.rfc-editor.org/rfc/rfc8725")
+    _code_example: ClassVar[str] = """
+```python
+from blocks.portal import EnrollmentPortal
+
+portal = await EnrollmentPortal.aload("main")
+print(portal.address, portal.parties)
+```
+"""
+
+    address: str = Field(
+        description="Public address of the portal, such as https://accounts.example.com; "
+        "every link in every message begins with it."
+    )
+    issuer: str = Field(description="Who signs enrollment tokens, the `iss` claim.")
+    signing_key_path: str = Field(
+        default="recovery/enrollment-signing-key",
+        description="Path in the secrets store with `kid` and `private_pem` (Ed25519).",
+    )
+    code_key: SecretStr = Field(
+        description="Key from which the 6-digit codes of messages are derived; the portal has the "
+        "same one."
+    )
+
+    @property
+    def parties(self) -> Issuer:
+        """Who signs for whom: the audience is the portal's address."""
+        return Issuer(self.issuer, self.address)

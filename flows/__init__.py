@@ -1,0 +1,1 @@
+"""WHEN. Order, waves, gates, approvals. No HTTP, no SQL, no parsing."""

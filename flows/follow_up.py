@@ -1,0 +1,51 @@
+"""The day after: fresh links for who has not enrolled, and for who was proofed by hand."""
+
+import asyncio
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Requester, RunbookName
+from recovery.accounts import Stage
+from recovery.errors import RecoveryError
+from tasks import links
+from tasks.case import open_case, preflight
+
+CHUNK = 500
+
+
+@flow(name="follow-up", flow_run_name="follow up {incident_id}", persist_result=False)
+async def follow_up(
+    incident_id: IncidentId,
+    runbook: RunbookName = DEFAULT_RUNBOOK,
+    release: References | None = None,
+    requested_by: Requester = "operator",
+) -> State[object]:
+    """Send a fresh link to who was told and has not enrolled, within the runbook's budget.
+
+    *Release* names accounts that stand in MANUAL and whose identity a person has proofed: they
+    get their first link. Their references are in the canonical list.
+    """
+    try:
+        async with open_case(incident_id, runbook) as case:
+            await preflight(case)
+            released = list(release or [])
+            if released:
+                counts = await links.enroll_released(case, released, actor=requested_by)
+                get_run_logger().info("%s released: %s", len(released), counts)
+            waiting = await asyncio.to_thread(
+                lambda: [
+                    account.ref
+                    for account in case.ledger.accounts(incident_id, stages={Stage.NOTIFIED})
+                    if account.ref not in set(released)
+                ]
+            )
+            for start in range(0, len(waiting), CHUNK):
+                await links.remind(case, waiting[start : start + CHUNK])
+            return Completed(
+                message=f"{len(released)} released, {len(waiting)} reminded within the budget."
+            )
+    except RecoveryError as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))

@@ -1,0 +1,123 @@
+"""Revoke what an attacker may hold: one batch of accounts per task run, in the planned order."""
+
+import asyncio
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from clients.oauth import OAuthClient
+from recovery import contain
+from recovery.accounts import Act, BatchRef, Outcome, Stage, Verdict
+from recovery.contain import Containment
+from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from recovery.validate import still_alive
+from tasks.case import Case
+from tasks.counts import BatchCounts, counted
+from tasks.retries import RETRIES
+from tasks.spread import spread
+
+APP_TOKENS_STEP = "contain.app_tokens"
+
+
+@task(
+    task_run_name="revoke wave {batch.wave} batch {batch.batch}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def revoke_batch(case: Case, batch: BatchRef) -> BatchCounts:
+    """CONTAINED for every account of the batch that is due; repeating it is harmless."""
+    ledger, policy = case.ledger, case.policy
+    due = await asyncio.to_thread(ledger.due, batch, Stage.CONTAINED)
+    plans = contain.plan(due, policy.contain, policy.exclusions)
+    intention = await asyncio.to_thread(ledger.intend, case.incident_id, [p.act for p in plans])
+    wanted = {*intention.fresh, *intention.unsettled}
+    worked = await spread(
+        [p for p in plans if p.act in wanted],
+        lambda plan: _contain(case, plan),
+        width=policy.contain.concurrency,
+    )
+    await asyncio.to_thread(
+        ledger.settle, case.incident_id, worked.results, advance=Stage.CONTAINED
+    )
+    if worked.stopped_by is not None:
+        raise worked.stopped_by
+    counts = counted(worked.results)
+    if worked.results:
+        get_run_logger().info("%s: %s", batch, counts)
+    return counts
+
+
+async def _contain(case: Case, plan: Containment) -> Outcome:
+    account_id, killed = plan.account.account_id, dict[str, int]()
+    try:
+        for kind in plan.kinds:
+            _, count = await case.platform.revoke(account_id, kind)
+            killed[kind.value] = count
+            await case.mark_once("contain.first_action")
+        reset = Verdict.ALREADY
+        if plan.force_password_reset:
+            reset = await case.platform.force_password_reset(account_id)
+        if plan.verify:
+            live = await case.platform.live(account_id)
+            if alive := still_alive(live, case.policy.contain):
+                return Outcome(plan.act, Verdict.REFUSED, "; ".join(alive))
+    except NotFound:
+        return Outcome(plan.act, Verdict.REFUSED, "the platform does not know the account")
+    except Refused as error:
+        return Outcome(plan.act, Verdict.REFUSED, error.code)
+    except (Unknown, Unreachable, RateLimited) as error:
+        # Some of the kills may have happened. Containing repeats, so the next run settles it.
+        return Outcome(plan.act, Verdict.UNKNOWN, type(error).__name__)
+    fresh = reset is Verdict.DONE or any(killed.values())
+    verdict = Verdict.DONE if fresh else Verdict.ALREADY
+    return Outcome(plan.act, verdict, counts=tuple(sorted(killed.items())))
+
+
+@task(
+    task_run_name="revoke app tokens of {client_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=1800,
+    **RETRIES,
+)
+async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
+    """RFC 7009 for the tokens that an app of ours stores for affected accounts, then introspection:
+    a 200 does not prove that a token was alive, `active: false` proves that it is dead."""
+    ledger, policy = case.ledger, case.policy.contain
+    stored = await case.secrets.get(policy.app_tokens_path.format(client_id=client_id))
+    accounts = await asyncio.to_thread(
+        lambda: list(ledger.accounts(case.incident_id, stages=set(Stage) - {Stage.EXCLUDED}))
+    )
+    tokens = {a.ref: stored.data[a.account_id] for a in accounts if a.account_id in stored.data}
+    acts = {ref: Act(ref, f"{APP_TOKENS_STEP}.{client_id}") for ref in tokens}
+    intention = await asyncio.to_thread(ledger.intend, case.incident_id, list(acts.values()))
+    _, secret = await case.secrets.current(
+        case.policy.rotate.vault_path.format(client_id=client_id)
+    )
+    oauth: OAuthClient = case.oauth
+
+    async def revoke(act: Act) -> Outcome:
+        token = tokens[act.subject]
+        try:
+            await oauth.revoke(client_id, secret, token, "refresh_token")
+            alive = await oauth.active(client_id, secret, token)
+        except Refused as error:
+            return Outcome(act, Verdict.REFUSED, error.code)
+        except (Unknown, Unreachable, RateLimited) as error:
+            return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
+        if alive:
+            return Outcome(act, Verdict.REFUSED, "still active after revocation")
+        return Outcome(act, Verdict.DONE)
+
+    worked = await spread(
+        [*intention.fresh, *intention.unsettled], revoke, width=policy.concurrency
+    )
+    await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
+    if worked.stopped_by is not None:
+        raise worked.stopped_by
+    counts = counted(worked.results)
+    if worked.results:
+        get_run_logger().info("tokens of %s: %s", client_id, counts)
+    return counts

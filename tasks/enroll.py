@@ -1,0 +1,86 @@
+"""Prepare people for a new authenticator: remove the old ones, open an enrollment."""
+
+import asyncio
+from collections import defaultdict
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from recovery import enroll
+from recovery.accounts import Account, Act, BatchRef, Outcome, Stage, Verdict
+from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from tasks.case import Case
+from tasks.counts import BatchCounts, counted
+from tasks.retries import RETRIES
+from tasks.spread import spread
+
+REMOVE_STEP = "enroll.remove_authenticators"
+
+
+@task(
+    task_run_name="issue wave {batch.wave} batch {batch.batch}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def issue_tokens(case: Case, batch: BatchRef) -> BatchCounts:
+    """TOKEN_ISSUED for who can enroll alone; MANUAL, with the reason, for who can't."""
+    due = await asyncio.to_thread(case.ledger.due, batch, Stage.TOKEN_ISSUED)
+    able = await _stand_aside(case, due)
+    counts = await issue_for(case, able)
+    if due:
+        aside = len(due) - len(able)
+        get_run_logger().info("%s: %s, %s left to a person", batch, counts, aside)
+    return counts
+
+
+async def _stand_aside(case: Case, due: list[Account]) -> list[Account]:
+    """Moves who can't enroll alone to MANUAL; returns the others. Who was released stays."""
+    released = await asyncio.to_thread(case.ledger.released, case.incident_id)
+    aside: dict[str, list[str]] = defaultdict(list)
+    able: list[Account] = []
+    for account in due:
+        proofing = () if account.ref in released else case.policy.priority.manual_proofing
+        reason = enroll.manual_reason(account, proofing)
+        if reason is None:
+            able.append(account)
+        else:
+            aside[reason].append(account.ref)
+    for reason, refs in aside.items():
+        await asyncio.to_thread(case.ledger.stand_aside, case.incident_id, refs, reason)
+    return able
+
+
+async def issue_for(case: Case, accounts: list[Account]) -> BatchCounts:
+    """Removes the old authenticators where the runbook says so, then opens the enrollments."""
+    ledger, policy = case.ledger, case.policy.enroll
+    if not policy.remove_old_authenticators:
+        await asyncio.to_thread(ledger.issue, case.incident_id, [a.ref for a in accounts])
+        return BatchCounts(done=len(accounts))
+    by_act = {Act(a.ref, REMOVE_STEP): a for a in accounts}
+    intention = await asyncio.to_thread(ledger.intend, case.incident_id, list(by_act))
+
+    async def remove(act: Act) -> Outcome:
+        try:
+            verdict, removed = await case.platform.remove_authenticators(by_act[act].account_id)
+        except NotFound:
+            return Outcome(act, Verdict.REFUSED, "the platform does not know the account")
+        except Refused as error:
+            return Outcome(act, Verdict.REFUSED, error.code)
+        except (Unknown, Unreachable, RateLimited) as error:
+            return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
+        return Outcome(act, verdict, counts=(("authenticators", removed),))
+
+    worked = await spread(
+        [*intention.fresh, *intention.unsettled], remove, width=policy.concurrency
+    )
+    await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
+    ready = {o.act.subject for o in worked.results if o.verdict.settled_well}
+    ready |= {act.subject for act in intention.settled}
+    await asyncio.to_thread(
+        ledger.issue, case.incident_id, [a.ref for a in accounts if a.ref in ready]
+    )
+    if worked.stopped_by is not None:
+        raise worked.stopped_by
+    return counted(worked.results)

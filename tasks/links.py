@@ -1,0 +1,88 @@
+"""A fresh enrollment for people who asked for one, were reminded, or were proofed by hand."""
+
+import asyncio
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from recovery.accounts import Stage
+from tasks.case import Case
+from tasks.counts import BatchCounts
+from tasks.enroll import issue_for
+from tasks.notify import notify_accounts
+from tasks.retries import RETRIES
+
+WAITING = (Stage.TOKEN_ISSUED, Stage.NOTIFIED)
+
+
+@task(
+    task_run_name="serve link requests",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def serve_requests(case: Case, refs: Sequence[str]) -> BatchCounts:
+    """A new generation of enrollment and message for each; their requests are marked as served.
+
+    Who has enrolled meanwhile, or has used up the message budget, is marked and gets nothing.
+    """
+    counts = await fresh_links(case, refs)
+    await asyncio.to_thread(case.ledger.serve_link_requests, case.incident_id, refs)
+    return counts
+
+
+@task(
+    task_run_name="send fresh links",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def remind(case: Case, refs: Sequence[str]) -> BatchCounts:
+    """The same for people who did not ask."""
+    return await fresh_links(case, refs)
+
+
+async def fresh_links(case: Case, refs: Sequence[str]) -> BatchCounts:
+    ledger, incident_id = case.ledger, case.incident_id
+
+    def waiting() -> list[str]:
+        accounts = ledger.accounts(incident_id, stages=set(WAITING), refs=refs)
+        return [account.ref for account in accounts]
+
+    budget = case.policy.notify.max_messages
+    current = await asyncio.to_thread(
+        ledger.current_enrollments, incident_id, await asyncio.to_thread(waiting)
+    )
+    chosen = [e.ref for e in current if e.generation < budget]
+    await asyncio.to_thread(ledger.issue, incident_id, chosen)
+    return await _write_to(case, chosen)
+
+
+@task(
+    task_run_name="enroll released accounts",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def enroll_released(case: Case, refs: Sequence[str], *, actor: str) -> BatchCounts:
+    """Accounts whose identity a person has proofed: from MANUAL to a link."""
+    ledger, incident_id = case.ledger, case.incident_id
+    await asyncio.to_thread(ledger.release, incident_id, list(refs), actor=actor)
+    accounts = await asyncio.to_thread(
+        lambda: list(ledger.accounts(incident_id, stages={Stage.CONTAINED}, refs=refs))
+    )
+    await issue_for(case, accounts)
+    return await _write_to(case, [account.ref for account in accounts])
+
+
+async def _write_to(case: Case, refs: Sequence[str]) -> BatchCounts:
+    if not refs:
+        return BatchCounts()
+    accounts = await asyncio.to_thread(
+        lambda: list(case.ledger.accounts(case.incident_id, stages={Stage.TOKEN_ISSUED}, refs=refs))
+    )
+    return await notify_accounts(case, accounts, [])

@@ -1,0 +1,381 @@
+"""Tell people: compose (the token is derived here, stored nowhere), send once per channel, settle.
+
+A message is sent at most once. An answer that never came is not repeated: the provider is asked
+first whether it has the message.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from clients.sendgrid import split_batches
+from clients.twilio import body_hash
+from recovery import enroll, notify
+from recovery.accounts import Account, Act, BatchRef, Channel, Outcome, Stage, Verdict
+from recovery.enroll import SigningKey, read_signing_key
+from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from recovery.incident import Enrollment, Intention
+from recovery.messages import BannerCopy, EmailCopy, SmsCopy
+from recovery.notify import NoticeKind, PlannedNotice, Skipped
+from tasks.case import Case
+from tasks.counts import BatchCounts, counted
+from tasks.retries import RETRIES
+from tasks.spread import spread
+
+STEP = "notify"
+NOTIFIED_STEP = "stage.notified"
+SKIP_STEP = "skip"
+OPTED_OUT_CODE = "21610"
+PROVIDER_LAG = timedelta(minutes=2)
+"""How long a provider may take to list a message that it accepted."""
+
+
+@task(
+    task_run_name="notify wave {batch.wave} batch {batch.batch}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
+    """NOTIFIED for who is due; a notice without a link for who is left to a person."""
+    due = await asyncio.to_thread(case.ledger.due, batch, Stage.NOTIFIED)
+    manual = await asyncio.to_thread(
+        lambda: [
+            account
+            for account in case.ledger.accounts(
+                batch.incident_id, stages={Stage.MANUAL}, wave=batch.wave
+            )
+            if account.batch == batch.batch
+        ]
+    )
+    counts = await notify_accounts(case, due, manual)
+    if counts.total:
+        get_run_logger().info("%s: %s", batch, counts)
+    return counts
+
+
+async def notify_accounts(
+    case: Case, linked: Sequence[Account], manual: Sequence[Account]
+) -> BatchCounts:
+    """Sends links to `linked` (their enrollments are open) and plain notices to `manual`."""
+    refs = [account.ref for account in linked]
+    enrollments = {
+        e.ref: e
+        for e in await asyncio.to_thread(
+            case.ledger.arm, case.incident_id, refs, ttl=case.policy.enroll.token_ttl
+        )
+    }
+    opted_out = await _opted_out(case, enrollments.values())
+    letters = [
+        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out),
+        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out),
+    ]
+    await _record_skips(case, [s for s in letters if isinstance(s, Skipped)])
+    planned = {letter.act: letter for letter in letters if isinstance(letter, _Letter)}
+    intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(planned))
+    post = _Post(case, await _signing_key(case) if linked else None)
+    outcomes = await post.deliver(planned, intention)
+    await _advance(case, linked, enrollments, planned)
+    return counted(outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """One message to one person before it is composed."""
+
+    account: Account
+    notice: PlannedNotice
+    enrollment: Enrollment | None
+
+    @property
+    def act(self) -> Act:
+        return self.notice.act
+
+
+def _letters(
+    case: Case,
+    accounts: Iterable[Account],
+    kind: NoticeKind,
+    enrollments: Mapping[str, Enrollment],
+    opted_out: set[str],
+) -> list[_Letter | Skipped]:
+    letters: list[_Letter | Skipped] = []
+    for account in accounts:
+        enrollment = enrollments.get(account.ref)
+        if kind is NoticeKind.LINK and enrollment is None:
+            continue
+        for notice in notify.plan_notices(
+            account,
+            case.policy,
+            kind=kind,
+            generation=enrollment.generation if enrollment else 1,
+            opted_out={Channel.SMS} if account.ref in opted_out else (),
+        ):
+            if isinstance(notice, PlannedNotice):
+                letters.append(_Letter(account, notice, enrollment))
+            else:
+                letters.append(notice)
+    return letters
+
+
+async def _opted_out(case: Case, enrollments: Iterable[Enrollment]) -> set[str]:
+    """Who answered STOP to an earlier message; asked only where there was one."""
+    if all(e.generation == 1 for e in enrollments):
+        return set()
+
+    def refused() -> set[str]:
+        return {
+            record.act.subject
+            for record in case.ledger.acts(case.incident_id, "notify.sms")
+            if record.verdict is Verdict.REFUSED and record.detail == OPTED_OUT_CODE
+        }
+
+    return await asyncio.to_thread(refused)
+
+
+async def _record_skips(case: Case, skips: Sequence[Skipped]) -> None:
+    """Each person and channel that gets nothing, with the reason, once."""
+    outcomes = {
+        act: Outcome(act, Verdict.REFUSED, skip.reason)
+        for skip in skips
+        for act in [Act(skip.ref, f"{SKIP_STEP}.{skip.channel}")]
+    }
+    intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(outcomes))
+    fresh = [outcomes[act] for act in (*intention.fresh, *intention.unsettled)]
+    await asyncio.to_thread(case.ledger.settle, case.incident_id, fresh)
+
+
+async def _signing_key(case: Case) -> SigningKey:
+    stored = await case.secrets.get(case.portal.signing_key_path)
+    return read_signing_key(
+        stored.data["kid"].get_secret_value(), stored.data["private_pem"].get_secret_value()
+    )
+
+
+async def _advance(
+    case: Case,
+    linked: Sequence[Account],
+    enrollments: Mapping[str, Enrollment],
+    planned: Mapping[Act, _Letter],
+) -> None:
+    """NOTIFIED for everybody whom the link reached over at least one channel."""
+    with_link = (Channel.EMAIL, Channel.IN_APP)
+    acts = [a for a, letter in planned.items() if letter.notice.channel in with_link]
+    told = {act.subject for act in await asyncio.to_thread(_settled, case, acts)}
+    reached = {
+        act: Outcome(act, Verdict.DONE)
+        for account in linked
+        if account.ref in told
+        for act in [Act(account.ref, NOTIFIED_STEP, enrollments[account.ref].generation)]
+    }
+    intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(reached))
+    await asyncio.to_thread(
+        case.ledger.settle,
+        case.incident_id,
+        [reached[act] for act in (*intention.fresh, *intention.unsettled)],
+        advance=Stage.NOTIFIED,
+    )
+
+
+def _settled(case: Case, acts: list[Act]) -> list[Act]:
+    """Which of these acts are settled well, by the ledger."""
+    return list(case.ledger.intend(case.incident_id, acts).settled)
+
+
+class _Post:
+    """Composes and hands over the letters of one batch."""
+
+    def __init__(self, case: Case, key: SigningKey | None) -> None:
+        self._case = case
+        self._key = key
+        self._code_key = case.portal.code_key.get_secret_value().encode()
+
+    async def deliver(self, planned: Mapping[Act, _Letter], intention: Intention) -> list[Outcome]:
+        """Sends what is fresh; what was intended before and never settled is asked for first."""
+        letters = [planned[act] for act in intention.fresh]
+        outcomes: list[Outcome] = []
+        if intention.unsettled:
+            found, again = await self._reconcile([planned[act] for act in intention.unsettled])
+            outcomes += found
+            letters += again
+        for channel, send in (
+            (Channel.EMAIL, self._email),
+            (Channel.IN_APP, self._in_app),
+            (Channel.SMS, self._sms),
+        ):
+            chosen = [letter for letter in letters if letter.notice.channel is channel]
+            outcomes += await send(chosen)
+        return outcomes
+
+    def _code(self, letter: _Letter) -> str:
+        return notify.authenticity_code(self._code_key, letter.notice.notice_id)
+
+    def _link(self, letter: _Letter) -> str | None:
+        if letter.enrollment is None or self._key is None:
+            return None
+        token = enroll.mint(letter.enrollment, self._key, self._case.portal.parties)
+        return notify.enrollment_link(f"{self._case.portal.address}/enroll", token)
+
+    async def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        await asyncio.to_thread(self._case.ledger.settle, self._case.incident_id, outcomes)
+
+    # Email: few requests with many copies each, one text per language and kind.
+
+    async def _email(self, letters: Sequence[_Letter]) -> list[Outcome]:
+        groups: dict[tuple[str, NoticeKind], list[_Letter]] = defaultdict(list)
+        for letter in letters:
+            locale = notify.message_locale(letter.account.locale)
+            groups[locale, letter.notice.kind].append(letter)
+        outcomes: list[Outcome] = []
+        for (locale, kind), members in groups.items():
+            by_id = {letter.notice.notice_id: letter for letter in members}
+            copies = [self._email_copy(letter) for letter in members]
+            for request in split_batches(copies, self._case.policy.notify.personalizations):
+                outcomes += await self._one_request(locale, kind, request, by_id)
+        return outcomes
+
+    def _email_copy(self, letter: _Letter) -> EmailCopy:
+        return notify.email_copy(
+            letter.account,
+            letter.notice.notice_id,
+            kind=letter.notice.kind,
+            code=self._code(letter),
+            link=self._link(letter),
+        )
+
+    async def _one_request(
+        self,
+        locale: str,
+        kind: NoticeKind,
+        copies: Sequence[EmailCopy],
+        by_id: Mapping[str, _Letter],
+    ) -> list[Outcome]:
+        """One request. Where one bad address has the whole request refused, it is split in two
+        until the address stands alone."""
+        case = self._case
+        text = notify.email_text(locale, kind, case.policy, case.incident_id)
+        acts = [by_id[copy.notice_id].act for copy in copies]
+        try:
+            receipt = await case.email.send(text, copies, category=f"recovery-{kind}")
+        except Refused as error:
+            if len(copies) > 1:
+                half = len(copies) // 2
+                return [
+                    *await self._one_request(locale, kind, copies[:half], by_id),
+                    *await self._one_request(locale, kind, copies[half:], by_id),
+                ]
+            outcomes = [Outcome(act, Verdict.REFUSED, error.code) for act in acts]
+        except (Unknown, Unreachable, RateLimited) as error:
+            outcomes = [Outcome(act, Verdict.UNKNOWN, type(error).__name__) for act in acts]
+        else:
+            outcomes = [Outcome(act, Verdict.DONE, receipt=receipt) for act in acts]
+        await self._settle(outcomes)
+        return outcomes
+
+    # In-app banners and text messages: one request a person.
+
+    async def _in_app(self, letters: Sequence[_Letter]) -> list[Outcome]:
+        async def post(letter: _Letter) -> Outcome:
+            copy: BannerCopy = notify.banner_copy(
+                letter.account,
+                letter.notice.notice_id,
+                kind=letter.notice.kind,
+                policy=self._case.policy,
+                incident_id=self._case.incident_id,
+                code=self._code(letter),
+                link=self._link(letter),
+            )
+            verdict, banner_id = await self._case.platform.post_banner(copy)
+            return Outcome(letter.act, verdict, receipt=banner_id)
+
+        return await self._each(letters, post)
+
+    async def _sms(self, letters: Sequence[_Letter]) -> list[Outcome]:
+        async def send(letter: _Letter) -> Outcome:
+            verdict, receipt = await self._case.sms.send(self._sms_copy(letter))
+            if verdict is Verdict.REFUSED:
+                return Outcome(letter.act, verdict, receipt)
+            return Outcome(letter.act, verdict, receipt=receipt)
+
+        return await self._each(letters, send)
+
+    def _sms_copy(self, letter: _Letter) -> SmsCopy:
+        return notify.sms_copy(
+            letter.account,
+            letter.notice.notice_id,
+            kind=letter.notice.kind,
+            policy=self._case.policy,
+            incident_id=self._case.incident_id,
+            code=self._code(letter),
+        )
+
+    async def _each(
+        self, letters: Sequence[_Letter], send: Callable[[_Letter], Awaitable[Outcome]]
+    ) -> list[Outcome]:
+        async def guarded(letter: _Letter) -> Outcome:
+            try:
+                return await send(letter)
+            except NotFound:
+                return Outcome(letter.act, Verdict.REFUSED, "not found")
+            except Refused as error:
+                return Outcome(letter.act, Verdict.REFUSED, error.code)
+            except (Unknown, Unreachable, RateLimited) as error:
+                return Outcome(letter.act, Verdict.UNKNOWN, type(error).__name__)
+
+        worked = await spread(letters, guarded, width=self._case.policy.notify.concurrency)
+        await self._settle(worked.results)
+        if worked.stopped_by is not None:
+            raise worked.stopped_by
+        return worked.results
+
+    # Asking the provider about what was begun and never settled.
+
+    async def _reconcile(self, letters: Sequence[_Letter]) -> tuple[list[Outcome], list[_Letter]]:
+        """(what the provider has, what may be sent now). What it may not list yet stays UNKNOWN."""
+        began = {
+            record.act: record.intended_at
+            for record in await asyncio.to_thread(
+                self._case.ledger.unsettled, self._case.incident_id
+            )
+        }
+        emails = [w.notice.notice_id for w in letters if w.notice.channel is Channel.EMAIL]
+        mailed = await self._case.email.found(emails) if emails else {}
+        found: list[Outcome] = []
+        again: list[_Letter] = []
+        for letter in letters:
+            receipt: str | None = None
+            match letter.notice.channel:
+                case Channel.EMAIL:
+                    receipt = mailed.get(letter.notice.notice_id)
+                case Channel.SMS:
+                    since = began[letter.act] - PROVIDER_LAG
+                    receipt = await self._texted(letter, since)
+                case Channel.IN_APP:
+                    # The banner's idempotency key makes repeating it harmless.
+                    again.append(letter)
+                    continue
+            if receipt is not None:
+                found.append(Outcome(letter.act, Verdict.DONE, "found at the provider", receipt))
+            elif self._case.ledger.now() - began[letter.act] > PROVIDER_LAG:
+                again.append(letter)
+            else:
+                found.append(Outcome(letter.act, Verdict.UNKNOWN, "not listed yet"))
+        await self._settle(found)
+        return found, again
+
+    async def _texted(self, letter: _Letter, since: datetime) -> str | None:
+        """The provider's id of this very text to this phone, or None."""
+        copy = self._sms_copy(letter)
+        sent = await self._case.sms.sent_since(copy.to, since)
+        return next((sid for sid, hashed in sent if hashed == body_hash(copy.body)), None)
+
+
+def preview_stage(account: Account, kind: NoticeKind) -> Account:
+    """The account as it would stand when it is written to; for plans made ahead."""
+    return replace(account, stage=Stage.MANUAL if kind is NoticeKind.MANUAL else Stage.TOKEN_ISSUED)
