@@ -35,10 +35,8 @@ from flows.validate import validate
 from flows.waves import PhaseResult
 from recovery import notify as messages
 from recovery.accounts import Stage
-from recovery.approvals import GatePlan
 from recovery.errors import RecoveryError
 from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
-from recovery.policy import ApprovalPolicy
 from tasks.case import Case, open_case, preflight
 from tasks.rotate import retiring_secrets
 
@@ -90,39 +88,74 @@ async def respond(
 
 
 async def _recover(case: Case, requester: str) -> State[object]:
-    """Everything after the scope."""
-    incident_id, runbook = case.incident_id, case.runbook
+    """Everything after the scope. A run that is resumed at a gate goes straight there: what stands
+    before the gate was finished when it asked."""
     before = await _acts_before(case)
-    await _contain_all(case, requester)
-    await _look_again(case, requester)
-    await _through(case, requester, lambda: enroll(incident_id, runbook))
-    incident = await asyncio.to_thread(case.ledger.incident, incident_id)
-    text = notify_plan(
-        incident,
+    waiting = await _waiting_gate(case)
+    if waiting not in ("notify", "retire"):
+        await _contain_all(case, requester)
+        await _look_again(case, requester)
+        await _through(case, requester, enroll)
+    if waiting != "retire":
+        await _tell_people(case, requester)
+        await _through(case, requester, rotate)
+        if await _look_again(case, requester):
+            await _through(case, requester, enroll)
+            await _through(case, requester, notify)
+        await _through(case, requester, validate)
+    await _retire(case, requester)
+    await report(case.incident_id, case.runbook)
+    return Completed(message=await _last_words(case, before))
+
+
+async def _waiting_gate(case: Case) -> str:
+    """The gate on the path at which somebody was asked and which has not passed, or empty."""
+    marks = {m.name for m in await asyncio.to_thread(case.ledger.marks, case.incident_id)}
+    for name in ("retire", "notify", "contain"):
+        asked = f"gate.{name}.waiting" in marks
+        if asked and not any(mark.startswith(f"gate.{name}.passed.") for mark in marks):
+            return name
+    return ""
+
+
+async def _tell_people(case: Case, requester: str) -> None:
+    """Legal and PR approve the text, then it goes out."""
+    plan = notify_plan(
+        await asyncio.to_thread(case.ledger.incident, case.incident_id),
         case.policy,
-        preview=messages.preview(case.policy, incident_id),
+        preview=messages.preview(case.policy, case.incident_id),
         text_digest=messages.text_digest(case.policy),
     )
-    await _pass(case, text, case.policy.approvals.notify, requester)
-    await _through(case, requester, lambda: notify(incident_id, runbook))
-    await _through(case, requester, lambda: rotate(incident_id, runbook))
-    if await _look_again(case, requester):
-        await _through(case, requester, lambda: enroll(incident_id, runbook))
-        await _through(case, requester, lambda: notify(incident_id, runbook))
-    validation = await _through(case, requester, lambda: validate(incident_id, runbook))
+    await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
+    await _through(case, requester, notify)
+
+
+async def _retire(case: Case, requester: str) -> None:
+    """The old secrets go once somebody has seen that the new ones serve."""
     retiring = await retiring_secrets(case)
-    if retiring:
-        plan = retire_plan(incident, case.policy, retiring=retiring, validation=validation.reason)
-        await _pass(case, plan, case.policy.approvals.retire, requester)
-        await _through(case, requester, lambda: retire(incident_id, runbook))
-    await report(incident_id, runbook)
+    if not retiring:
+        return
+    marks = await asyncio.to_thread(case.ledger.marks, case.incident_id)
+    validated = max(m.at for m in marks if m.name == "validate.finished")
+    plan = retire_plan(
+        await asyncio.to_thread(case.ledger.incident, case.incident_id),
+        case.policy,
+        retiring=retiring,
+        validation=f"passed at {validated:%H:%M:%S} UTC, see the table `validate`",
+    )
+    await pass_gate(case, plan, case.policy.approvals.retire, requester=requester)
+    await _through(case, requester, retire)
+
+
+async def _last_words(case: Case, before: int) -> str:
+    """What the run did, in one line; says so where nothing was left to do."""
     fresh = await _settled(case) - before
-    tally = await asyncio.to_thread(case.ledger.tally, incident_id)
+    tally = await asyncio.to_thread(case.ledger.tally, case.incident_id)
     contained = sum(tally.in_stage(stage) for stage in Stage if stage.rank >= Stage.CONTAINED.rank)
-    message = f"{contained} accounts contained, {fresh} acts in this run."
+    done = f"{contained} accounts contained, {fresh} acts in this run."
     if fresh == 0:
-        message = f"Nothing was left to do: {contained} accounts were contained before."
-    return Completed(message=f"{message} The report is in {case.directory}.")
+        done = f"Nothing was left to do: {contained} accounts were contained before."
+    return f"{done} The report is in {case.directory}."
 
 
 async def _look_again(case: Case, requester: str) -> bool:
@@ -154,9 +187,9 @@ async def _contain_all(case: Case, requester: str) -> None:
                 accounts=uncovered,
                 scope=await asyncio.to_thread(ledger.scope, incident_id),
             )
-            await _pass(case, plan, case.policy.approvals.contain, requester)
+            await pass_gate(case, plan, case.policy.approvals.contain, requester=requester)
         await asyncio.to_thread(ledger.mark, incident_id, f"{COVERED}{last}")
-    await _through(case, requester, lambda: contain(incident_id, case.runbook))
+    await _through(case, requester, contain)
 
 
 COVERED = "gate.contain.covers."
@@ -171,16 +204,12 @@ async def _covered_wave(case: Case) -> int:
     )
 
 
-async def _pass(case: Case, plan: GatePlan, policy: ApprovalPolicy, requester: str) -> None:
-    await pass_gate(case, plan, policy, requester=requester)
-
-
 async def _through(
-    case: Case, requester: str, phase: Callable[[], Awaitable[PhaseResult]]
+    case: Case, requester: str, phase: Callable[[str, str], Awaitable[PhaseResult]]
 ) -> PhaseResult:
     """Runs a phase; where a wave holds, asks a person and goes on from that wave if they agree."""
     while True:
-        result = await phase()
+        result = await phase(case.incident_id, case.runbook)
         if not result.held:
             return result
         if case.policy.gates.on_hold == "stop":

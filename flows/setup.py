@@ -41,7 +41,7 @@ async def set_up(policy: RecoveryPolicy) -> None:
 async def _migrate(name: str) -> None:
     """Brings the ledger's schema up to date, where its block is there already."""
     try:
-        block = await RecoveryLedger.aload(name.rsplit("/", 1)[-1])
+        block: RecoveryLedger = await RecoveryLedger.aload(name.rsplit("/", 1)[-1])
     except ValueError:
         log.info("no block %s yet: create it, then run this again", name)
         return

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from ledger import schema
+from ledger.bulk import one_of
 from ledger.transaction import PAGE, Core, chunks, incident_row
 from recovery.accounts import Account, BatchRef, Priority, PriorityReason, Stage
 from recovery.errors import NotFound
@@ -146,7 +147,7 @@ class Accounts(Core):
                 )
                 places.extend((row.wave, row.batch, row.ref) for row in found)
         for part in chunks(sorted(places)):
-            page = self._page(query.where(_table.c.ref.in_([ref for _, _, ref in part])))
+            page = self._page(query.where(one_of(_table.c.ref, [ref for _, _, ref in part])))
             yield from sorted(page, key=lambda account: (account.wave, account.batch, account.ref))
 
     def _page(self, query: sa.Select[Any]) -> list[Account]:
@@ -168,7 +169,7 @@ def among(incident_id: str, refs: Collection[str]) -> tuple[sa.ColumnElement[boo
     The concatenation hides the incident's column from SQLite's planner, which without statistics
     would rather walk the whole incident than look up five hundred refs.
     """
-    return _table.c.ref.in_(refs), _table.c.incident_id.concat("") == incident_id
+    return one_of(_table.c.ref, refs), _table.c.incident_id.concat("") == incident_id
 
 
 def find(conn: Connection, *where: sa.ColumnElement[bool]) -> list[Account]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from ledger import schema
 from ledger.accounts import PATH, among
-from ledger.bulk import insert_rows, update_rows
+from ledger.bulk import insert_rows, one_of, update_rows
 from ledger.stages import move
 from ledger.transaction import PAGE, Core, Transaction, chunks, incident_row, storable, unique
 from recovery.accounts import Act, Outcome, Stage, Verdict
@@ -269,7 +269,7 @@ def _known(conn: Connection, incident_id: str, acts: Sequence[Act]) -> dict[Act,
                 _acts.c.reopened_at,
             ).where(
                 _acts.c.incident_id == incident_id,
-                _acts.c.subject.in_(subjects),
+                one_of(_acts.c.subject, subjects),
                 _acts.c.step.in_(steps),
             )
         ).all():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ledger import schema
-from ledger.bulk import insert_rows
+from ledger.bulk import insert_rows, one_of
 from ledger.transaction import Core, chunks, incident_row
 from recovery.incident import ClientRecord
 
@@ -26,7 +26,7 @@ class AppClients(Core):
                     tx.conn.scalars(
                         sa.select(_clients.c.client_id).where(
                             _clients.c.incident_id == incident_id,
-                            _clients.c.client_id.in_([record.client_id for record in chunk]),
+                            one_of(_clients.c.client_id, [record.client_id for record in chunk]),
                         )
                     )
                 )

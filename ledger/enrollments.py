@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from ledger import schema
 from ledger.accounts import among
 from ledger.acts import of_step
-from ledger.bulk import insert_rows
+from ledger.bulk import insert_rows, one_of
 from ledger.stages import move, return_to_issued
 from ledger.transaction import Core, Transaction, chunks, unique
 from recovery.accounts import Stage, Verdict
@@ -102,7 +102,7 @@ class Enrollments(Core):
             for chunk in chunks(current[ref].jti for ref in due):
                 tx.conn.execute(
                     sa.update(_table)
-                    .where(_table.c.jti.in_(chunk))
+                    .where(one_of(_table.c.jti, chunk))
                     .values(issued_at=tx.now, expires_at=tx.now + ttl)
                 )
             for ref in due:
@@ -225,7 +225,7 @@ def _newest(conn: Connection, incident_id: str, refs: list[str]) -> dict[str, Ro
     for chunk in chunks(refs):
         for row in conn.execute(
             sa.select(_table)
-            .where(_table.c.incident_id == incident_id, _table.c.ref.in_(chunk))
+            .where(_table.c.incident_id == incident_id, one_of(_table.c.ref, chunk))
             .order_by(_table.c.generation)
         ):
             newest[row.ref] = row
@@ -245,7 +245,7 @@ def _told(
         for row in conn.execute(
             sa.select(_acts.c.subject, _acts.c.intended_at).where(
                 _acts.c.incident_id == incident_id,
-                _acts.c.subject.in_(chunk),
+                one_of(_acts.c.subject, chunk),
                 of_step("notify"),
                 _acts.c.verdict.in_([v.value for v in Verdict if v is not Verdict.REFUSED]),
             )
@@ -261,7 +261,7 @@ def _supersede(tx: Transaction, refs: list[str]) -> None:
         tx.conn.execute(
             sa.update(_table)
             .where(
-                _table.c.ref.in_(chunk),
+                one_of(_table.c.ref, chunk),
                 _table.c.redeemed_at.is_(None),
                 _table.c.superseded_at.is_(None),
             )

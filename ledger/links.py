@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from ledger import schema
 from ledger.accounts import find, folded
 from ledger.acts import RECORD, of_step, to_record
+from ledger.bulk import one_of
 from ledger.transaction import Core, chunks, incident_row, unique
 from recovery.accounts import Account, Stage, Verdict
 from recovery.errors import NotFound
@@ -86,7 +87,7 @@ class Links(Core):
             for chunk in chunks(unique(refs)):
                 where = (
                     _requests.c.incident_id == incident_id,
-                    _requests.c.ref.in_(chunk),
+                    one_of(_requests.c.ref, chunk),
                     _requests.c.served_at.is_(None),
                 )
                 served += tx.conn.scalars(sa.select(_requests.c.ref).where(*where))
@@ -106,7 +107,7 @@ class Links(Core):
                         sa.select(_accounts.c.incident_id).where(_accounts.c.ref == ref)
                     ),
                     _acts.c.subject == ref,
-                    of_step("notify"),
+                    sa.or_(of_step("notify"), of_step("notify_manual")),
                     _acts.c.verdict.in_([v.value for v in Verdict if v.settled_well]),
                 )
                 .order_by(_acts.c.settled_at, _acts.c.id)

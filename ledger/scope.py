@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from ledger import schema
 from ledger.accounts import folded
-from ledger.bulk import insert_rows, update_rows
+from ledger.bulk import insert_rows, one_of, update_rows
 from ledger.transaction import PAGE, Core, Transaction, chunks, incident_row, storable
 from recovery.accounts import (
     Affected,
@@ -149,7 +149,7 @@ def _upsert(tx: Transaction, incident_id: str, chunk: list[Sighting]) -> int:
     for ids in chunks(seen):
         for row in tx.conn.execute(
             sa.select(_sightings).where(
-                _sightings.c.incident_id == incident_id, _sightings.c.account_id.in_(ids)
+                _sightings.c.incident_id == incident_id, one_of(_sightings.c.account_id, ids)
             )
         ):
             stored[row.account_id] = Sighting(
@@ -158,7 +158,7 @@ def _upsert(tx: Transaction, incident_id: str, chunk: list[Sighting]) -> int:
         placed.update(
             tx.conn.scalars(
                 sa.select(_accounts.c.account_id).where(
-                    _accounts.c.incident_id == incident_id, _accounts.c.account_id.in_(ids)
+                    _accounts.c.incident_id == incident_id, one_of(_accounts.c.account_id, ids)
                 )
             )
         )
@@ -241,7 +241,7 @@ def _quarantine_chunk(
             sa.update(_sightings)
             .where(
                 _sightings.c.incident_id == incident_id,
-                _sightings.c.account_id.in_(unknown),
+                one_of(_sightings.c.account_id, unknown),
                 _sightings.c.place == _OPEN,
             )
             .values(place=_UNROSTERED)
@@ -254,7 +254,7 @@ def _admit_chunk(tx: Transaction, incident_id: str, chunk: list[Placed], key: by
     known = set(
         tx.conn.scalars(
             sa.select(_accounts.c.account_id).where(
-                _accounts.c.incident_id == incident_id, _accounts.c.account_id.in_(ids)
+                _accounts.c.incident_id == incident_id, one_of(_accounts.c.account_id, ids)
             )
         )
     )
@@ -276,7 +276,7 @@ def _admit_chunk(tx: Transaction, incident_id: str, chunk: list[Placed], key: by
     )
     tx.conn.execute(
         sa.update(_sightings)
-        .where(_sightings.c.incident_id == incident_id, _sightings.c.account_id.in_(ids))
+        .where(_sightings.c.incident_id == incident_id, one_of(_sightings.c.account_id, ids))
         .values(place=_ADMITTED)
     )
     for row in rows:

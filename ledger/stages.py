@@ -9,7 +9,7 @@ from sqlalchemy.engine import Row
 
 from ledger import schema
 from ledger.accounts import PATH, among
-from ledger.bulk import insert_rows
+from ledger.bulk import insert_rows, one_of
 from ledger.transaction import PAGE, Core, Transaction, chunks, incident_row, unique
 from recovery.accounts import Stage, Verdict
 from recovery.incident import Tally
@@ -44,13 +44,14 @@ class Stages(Core):
     def released(self, incident_id: str) -> frozenset[str]:
         """The refs that were ever given to people and taken back: a person has proofed them."""
         aside = sa.select(_changes.c.ref).where(
-            _changes.c.incident_id == incident_id, _changes.c.stage == Stage.MANUAL
+            _changes.c.incident_id == incident_id, _changes.c.stage == Stage.MANUAL.value
         )
         with self._read() as conn:
+            incident_row(conn, incident_id)
             rows = conn.execute(
                 sa.select(_accounts.c.ref).where(
                     _accounts.c.incident_id == incident_id,
-                    _accounts.c.stage != Stage.MANUAL,
+                    _accounts.c.stage != Stage.MANUAL.value,
                     _accounts.c.ref.in_(aside),
                 )
             )
@@ -145,7 +146,7 @@ def _shift(
             continue
         tx.conn.execute(
             sa.update(_accounts)
-            .where(_accounts.c.ref.in_(here))
+            .where(one_of(_accounts.c.ref, here))
             .values(stage=stage.value, stage_reason=reason)
         )
         insert_rows(

@@ -32,7 +32,7 @@ from recovery.audit import (
 from recovery.errors import Misconfigured, NotFound, Refused
 
 CHUNK = 500
-"""Values in one IN list; SQLite takes 32,766 parameters, and one shape of query is cached."""
+"""Keys looked up at once."""
 
 PAGE = 1_000
 """Rows fetched at once where a method streams."""

@@ -1,4 +1,8 @@
-"""Which of an account's credentials die, and in which order (RFC 7009: refresh tokens first)."""
+"""Which of an account's credentials die, and in which order (RFC 7009: refresh tokens first).
+
+First what opens new sessions (refresh tokens, mailed recovery links, the password), then what is
+open already: the other way round, an attacker comes back in between.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,11 +26,11 @@ class CredentialKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Containment:
-    """The plan for one account. The forced password reset comes last: it locks the person out,
-    the kills before it lock the attacker out."""
+    """The plan for one account: `doors`, the forced password reset, then what is `inside`."""
 
     account: Account
-    kinds: tuple[CredentialKind, ...]
+    doors: tuple[CredentialKind, ...]
+    inside: tuple[CredentialKind, ...]
     force_password_reset: bool
     verify: bool
 
@@ -37,19 +41,34 @@ class Containment:
     @property
     def calls(self) -> int:
         """Requests to the platform that this plan needs at most."""
-        return len(self.kinds) + self.force_password_reset + self.verify
+        return len(self.doors) + len(self.inside) + self.force_password_reset + self.verify
+
+
+_DOORS = (CredentialKind.REFRESH_TOKENS, CredentialKind.RECOVERY_TOKENS)
 
 
 def kinds(policy: ContainPolicy) -> tuple[CredentialKind, ...]:
-    """The chosen kinds in the order in which they are revoked: what renews itself goes first."""
+    """The chosen kinds in the order in which they are revoked."""
     chosen = {
         CredentialKind.REFRESH_TOKENS: policy.refresh_tokens,
+        CredentialKind.RECOVERY_TOKENS: policy.recovery_tokens,
         CredentialKind.SESSIONS: policy.sessions,
         CredentialKind.DEVICE_SESSIONS: policy.device_sessions,
         CredentialKind.GRANTS: policy.grants,
-        CredentialKind.RECOVERY_TOKENS: policy.recovery_tokens,
     }
     return tuple(kind for kind, wanted in chosen.items() if wanted)
+
+
+def containment(account: Account, policy: ContainPolicy) -> Containment:
+    """What is done to one account under this runbook."""
+    order = kinds(policy)
+    return Containment(
+        account,
+        doors=tuple(kind for kind in order if kind in _DOORS),
+        inside=tuple(kind for kind in order if kind not in _DOORS),
+        force_password_reset=policy.force_password_reset,
+        verify=policy.verify,
+    )
 
 
 def plan(
@@ -57,9 +76,8 @@ def plan(
 ) -> list[Containment]:
     """A containment per account. Exclusions are looked at again here, right before the act."""
     never = set(exclusions.accounts)
-    order = kinds(policy)
     return [
-        Containment(a, order, policy.force_password_reset, policy.verify)
+        containment(a, policy)
         for a in accounts
         if a.stage is Stage.SCOPED and not a.excluded and a.account_id not in never
     ]
@@ -69,7 +87,8 @@ def describe(plans: Sequence[Containment]) -> str:
     """One line for people: what is done to how many accounts, in how many requests."""
     if not plans:
         return "nothing to contain"
-    what = ", ".join(kind.value.replace("_", " ") for kind in plans[0].kinds)
+    steps = [*plans[0].doors, *plans[0].inside]
+    what = ", ".join(kind.value.replace("_", " ") for kind in steps)
     if plans[0].force_password_reset:
-        what += ", then a forced password reset"
+        what += ", and reset the password by force"
     return f"{len(plans)} accounts: revoke {what} ({sum(p.calls for p in plans)} requests)"

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from recovery import contain
 from recovery.accounts import Account, Priority
 from recovery.approvals import GatePlan, plan_facts
-from recovery.contain import Containment
 from recovery.incident import ClientRecord, Incident, ScopeCounts
 from recovery.policy import RecoveryPolicy
 
@@ -24,15 +23,7 @@ def contain_plan(
 
     The digest covers the exact accounts through a hash of their references.
     """
-    steps = [
-        Containment(
-            a,
-            contain.kinds(policy.contain),
-            policy.contain.force_password_reset,
-            policy.contain.verify,
-        )
-        for a in accounts
-    ]
+    steps = [contain.containment(a, policy.contain) for a in accounts]
     requests = sum(step.calls for step in steps)
     waves = sorted({a.wave for a in accounts})
     facts = plan_facts(

@@ -81,7 +81,7 @@ async def _run(stage: Stage, console: Console) -> int:
             try:
                 finished = await drive.whole()
                 good = finished.run.type == "COMPLETED" and passed(finished.checks)
-                show_summary(console, stage, drive, finished, time.monotonic() - began)
+                show_summary(console, stage, drive.ledger, finished, time.monotonic() - began)
             finally:
                 await drive.close()
     finally:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ledger import Ledger
 from recovery.accounts import Stage, Verdict
-from recovery.incident import Mark
 from rehearsal.board import PHASES, Board, Glance
 from rehearsal.operator import Operator, ResumeForm, RunState
 from rehearsal.stage import REQUESTER
@@ -34,6 +33,7 @@ class Finished:
     checks: list[Check]
     seconds: float
     peak_bytes: int
+    attacker_last_accepted: datetime | None
 
 
 class Drive:
@@ -49,6 +49,10 @@ class Drive:
         self._run = RunState("", "", "SCHEDULED", "Scheduled", "", "")
         self._next_round = rehearsal.world.clock.now()
 
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
     async def close(self) -> None:
         await self._operator.close()
         self._ledger.close()
@@ -58,14 +62,17 @@ class Drive:
         watching = asyncio.create_task(self._watch())
         try:
             run = await self._respond()
+            # Counted before hours pass in seconds: a token that dies of age is no outage.
+            broken = self._rehearsal.world.fleet.failures, self._rehearsal.world.fleet.requests
             if run.type == "COMPLETED":
                 await self._days_after()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
         stage = self._rehearsal
-        checks = await judge(stage.world, stage.people, stage.phisher)
-        return Finished(run, checks, time.monotonic() - self._began, self._peak)
+        last = stage.world.attacker.last_accepted_at()
+        checks = await judge(stage.world, stage.people, stage.phisher, broken)
+        return Finished(run, checks, time.monotonic() - self._began, self._peak, last)
 
     async def _respond(self) -> RunState:
         run_id = await self._operator.start(
@@ -105,11 +112,10 @@ class Drive:
         self._board.say("the first 24 hours pass; people who are slow ask for fresh links")
         async with self._links_served():
             await self._pass_time(start + DAY)
-        manual = await asyncio.to_thread(self._manual_refs)
-        self._board.say(f"follow-up after 24 hours; {len(manual)} accounts were proofed by hand")
-        await self._short_run("follow-up/follow-up", {"release": manual})
-        self._board.say("two more days pass")
-        async with self._links_served():
+            manual = await asyncio.to_thread(self._manual_refs)
+            self._board.say(f"follow-up after 24 hours; {len(manual)} accounts proofed by hand")
+            await self._short_run("follow-up/follow-up", {"release": manual})
+            self._board.say("two more days pass")
             await self._pass_time(start + 3 * DAY)
         await self._short_run("report/report", {})
 
@@ -154,7 +160,9 @@ class Drive:
 
     async def _short_run(self, deployment: str, parameters: Mapping[str, Any]) -> None:
         run_id = await self._operator.start(deployment, self._parameters(parameters))
-        run = await self._operator.follow(run_id, approve=self.approve, timeout=SHORT_RUN_TIMEOUT, watch=self._seen)
+        run = await self._operator.follow(
+            run_id, approve=self.approve, timeout=SHORT_RUN_TIMEOUT, watch=self._seen
+        )
         if run.type != "COMPLETED":
             raise RuntimeError(f"{deployment} ended as {run.state}: {run.message}")
 
@@ -193,6 +201,3 @@ class Drive:
             },
             attacker=f"attacker: {attacker.attempts:,} attempts, last one accepted {ago}",
         )
-
-    def marks(self) -> list[Mark]:
-        return self._ledger.marks(INCIDENT)

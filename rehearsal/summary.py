@@ -1,7 +1,137 @@
-"""The table a rehearsal ends with."""
-from rich.console import Console
+"""The tables a rehearsal ends with: KPIs, timeline, phases, what was refused, the world's verdict.
 
-def show_summary(console, stage, drive, finished, seconds):
-    console.print(finished.run.type, finished.run.message, f"{seconds:.1f} s, peak {finished.peak_bytes/1e6:.0f} MB")
-    for c in finished.checks:
-        console.print("ok " if c.passed else "NO ", c.name, "--", c.found)
+Rewrites the report with what only a rehearsal knows: when the attacker was really out.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ledger import Ledger
+from ledger.reporting import report_input
+from recovery.report import (
+    ReportInput,
+    Targets,
+    WorldCheck,
+    WorldFacts,
+    duration,
+    kpis,
+    render_html,
+    render_markdown,
+    timeline,
+)
+from rehearsal.drive import INCIDENT, Finished
+from rehearsal.stage import ROOT, Stage
+
+_MARK = {"met": "[green]met[/green]", "missed": "[red]missed[/red]", "not yet known": "open"}
+
+
+def show_summary(
+    console: Console, stage: Stage, ledger: Ledger, finished: Finished, seconds: float
+) -> None:
+    """Prints the tables and the paths; the files hold the same and more."""
+    run = finished.run
+    style = "green" if run.type == "COMPLETED" else "red"
+    console.print(f"\nrespond ended as [{style}]{run.state}[/{style}]: {run.message}", markup=True)
+    directory = stage.reports / INCIDENT
+    if any(i.incident_id == INCIDENT for i in ledger.incidents()):
+        report = _with_world(ledger, stage, finished)
+        if directory.exists():
+            (directory / "report.html").write_text(render_html(report), encoding="utf-8")
+            (directory / "report.md").write_text(render_markdown(report), encoding="utf-8")
+        console.print(_kpi_table(report))
+        console.print(_timeline_table(report))
+        console.print(_phase_table(report))
+    console.print(_verdict_table(finished))
+    _show_paths(console, directory)
+    console.print(
+        f"{seconds:.0f} s in all, at most {finished.peak_bytes / 1e6:.0f} MB resident "
+        f"(scenario {stage.scenario.name}, seed {stage.seed}, {stage.accounts} accounts)"
+    )
+
+
+def _with_world(ledger: Ledger, stage: Stage, finished: Finished) -> ReportInput:
+    picture = stage.reports / INCIDENT / "burst.svg"
+    policy = stage.policy.report
+    targets = Targets(
+        first_containment=policy.containment_target, remediation=policy.remediation_target
+    )
+    found = report_input(
+        ledger,
+        INCIDENT,
+        targets,
+        burst_picture=picture.read_text() if picture.exists() else "",
+    )
+    checks = tuple(WorldCheck(c.name, c.passed, c.found) for c in finished.checks)
+    return replace(found, world=WorldFacts(finished.attacker_last_accepted, checks))
+
+
+def _kpi_table(report: ReportInput) -> Table:
+    table = Table("figure", "value", "target", "", title="KPIs", title_justify="left")
+    for kpi in kpis(report).all:
+        table.add_row(kpi.title, kpi.value, kpi.target, _MARK[kpi.standing])
+    return table
+
+
+def _timeline_table(report: ReportInput) -> Table:
+    shown = timeline(report)
+    title = (
+        f"Timeline against the playbook's 90 minutes; waited for people {duration(shown.waited)}"
+    )
+    table = Table("phase", "playbook", "began", "done", "", title=title, title_justify="left")
+    for span in shown.phases:
+        low, high = (int(edge.total_seconds() // 60) for edge in span.window)
+        table.add_row(
+            span.phase,
+            f"{low}-{high} min",
+            duration(span.started) if span.started is not None else "not begun",
+            duration(span.finished) if span.finished is not None else "not done",
+            _MARK[span.standing],
+        )
+    return table
+
+
+def _phase_table(report: ReportInput) -> Table:
+    table = Table(
+        "step",
+        "done",
+        "already",
+        "refused",
+        "unknown",
+        "why",
+        title="What was done, refused or unknown",
+        title_justify="left",
+    )
+    for step in report.steps:
+        reasons = {**step.refused_reasons, **step.unknown_reasons}
+        why = "; ".join(f"{n}x {reason}" for reason, n in reasons.items())
+        unknown = step.unknown + step.unsettled
+        table.add_row(
+            step.step,
+            *(str(n or "") for n in (step.done, step.already, step.refused, unknown)),
+            why,
+        )
+    return table
+
+
+def _verdict_table(finished: Finished) -> Table:
+    table = Table("", "the world says", "found", title="Verdict", title_justify="left")
+    for check in finished.checks:
+        mark = "[green]yes[/green]" if check.passed else "[red]NO[/red]"
+        table.add_row(mark, check.name, check.found)
+    return table
+
+
+def _show_paths(console: Console, directory: Path) -> None:
+    for name, title in (
+        ("report.html", "report"),
+        ("report.md", "report"),
+        ("canonical.csv", "canonical list"),
+        ("canonical.json", "canonical list"),
+        ("audit.jsonl", "audit log"),
+    ):
+        path = directory / name
+        if path.exists():
+            console.print(f"{title:>15}: {path.relative_to(ROOT)}", soft_wrap=True)

@@ -22,12 +22,15 @@ class Check:
     found: str
 
 
-async def judge(world: World, people: People, phisher: Phisher) -> list[Check]:
-    """All checks, in the order in which they are shown."""
+async def judge(
+    world: World, people: People, phisher: Phisher, broken: tuple[int, int]
+) -> list[Check]:
+    """All checks, in the order in which they are shown. `broken` is (failed, sent) requests of the
+    consumers while the run lasted."""
     return [
         *await _stolen(world),
         *_notified(world),
-        *await _clients(world),
+        *await _clients(world, broken),
         *_people(world, people, phisher),
         _untouched(world),
     ]
@@ -104,7 +107,7 @@ def _unreached(world: World) -> dict[str, int]:
     return {channel: n for channel, n in missed.items() if n}
 
 
-async def _clients(world: World) -> list[Check]:
+async def _clients(world: World, broken: tuple[int, int]) -> list[Check]:
     old = {client.id: client for client in world.population.clients.values()}
     rotated = [
         client_id
@@ -116,8 +119,7 @@ async def _clients(world: World) -> list[Check]:
         for consumer in world.fleet
         if consumer.secret_id != old[consumer.client_id].secret_id and not await consumer.ill()
     ]
-    failures = sum(consumer.failures for consumer in world.fleet)
-    requests = sum(consumer.requests for consumer in world.fleet)
+    failures, requests = broken
     still_good = [
         client_id
         for client_id, seed in old.items()

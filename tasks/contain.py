@@ -1,6 +1,7 @@
 """Revoke what an attacker may hold: one batch of accounts per task run, in the planned order."""
 
 import asyncio
+from collections import Counter
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -9,7 +10,7 @@ from clients.oauth import OAuthClient
 from recovery import contain
 from recovery.accounts import Act, BatchRef, Outcome, Stage, Verdict
 from recovery.contain import Containment
-from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable, Unverified
 from recovery.validate import still_alive
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
@@ -17,6 +18,8 @@ from tasks.retries import RETRIES
 from tasks.spread import spread
 
 APP_TOKENS_STEP = "contain.app_tokens"
+PASSES = 3
+"""How often an account is gone over where an attacker came back in between."""
 
 
 @task(
@@ -50,19 +53,18 @@ async def revoke_batch(case: Case, batch: BatchRef) -> BatchCounts:
 
 
 async def _contain(case: Case, plan: Containment) -> Outcome:
-    account_id, killed = plan.account.account_id, dict[str, int]()
+    """All kills of one account, and again where something was born while we killed."""
+    killed: Counter[str] = Counter()
+    alive: tuple[str, ...] = ()
     try:
-        for kind in plan.kinds:
-            _, count = await case.platform.revoke(account_id, kind)
-            killed[kind.value] = count
-            await case.mark_once("contain.first_action")
-        reset = Verdict.ALREADY
-        if plan.force_password_reset:
-            reset = await case.platform.force_password_reset(account_id)
-        if plan.verify:
-            live = await case.platform.live(account_id)
-            if alive := still_alive(live, case.policy.contain):
-                return Outcome(plan.act, Verdict.REFUSED, "; ".join(alive))
+        for _ in range(PASSES):
+            await _kill(case, plan, killed)
+            if not plan.verify:
+                break
+            live = await case.platform.live(plan.account.account_id)
+            alive = still_alive(live, case.policy.contain)
+            if not alive:
+                break
     except NotFound:
         return Outcome(plan.act, Verdict.REFUSED, "the platform does not know the account")
     except Refused as error:
@@ -70,9 +72,23 @@ async def _contain(case: Case, plan: Containment) -> Outcome:
     except (Unknown, Unreachable, RateLimited) as error:
         # Some of the kills may have happened. Containing repeats, so the next run settles it.
         return Outcome(plan.act, Verdict.UNKNOWN, type(error).__name__)
-    fresh = reset is Verdict.DONE or any(killed.values())
-    verdict = Verdict.DONE if fresh else Verdict.ALREADY
+    if alive:
+        return Outcome(plan.act, Verdict.REFUSED, "; ".join(alive))
+    verdict = Verdict.DONE if any(killed.values()) else Verdict.ALREADY
     return Outcome(plan.act, verdict, counts=tuple(sorted(killed.items())))
+
+
+async def _kill(case: Case, plan: Containment, killed: Counter[str]) -> None:
+    account_id = plan.account.account_id
+    for kind in plan.doors:
+        killed[kind] += (await case.platform.revoke(account_id, kind))[1]
+        await case.mark_once("contain.first_action")
+    if plan.force_password_reset:
+        reset = await case.platform.force_password_reset(account_id)
+        killed["password"] += reset is Verdict.DONE
+    for kind in plan.inside:
+        killed[kind] += (await case.platform.revoke(account_id, kind))[1]
+        await case.mark_once("contain.first_action")
 
 
 @task(
@@ -105,6 +121,8 @@ async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
             alive = await oauth.active(client_id, secret, token)
         except Refused as error:
             return Outcome(act, Verdict.REFUSED, error.code)
+        except Unverified:
+            return Outcome(act, Verdict.REFUSED, "the client's own secret was not accepted")
         except (Unknown, Unreachable, RateLimited) as error:
             return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
         if alive:

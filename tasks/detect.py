@@ -15,6 +15,7 @@ from recovery.incident import ScopeCounts
 from tasks.case import Case
 from tasks.retries import RETRIES
 
+BURST_PICTURE = "burst.svg"
 ROSTER_CHUNK = 1000
 """Sightings joined with the roster at a time."""
 
@@ -31,6 +32,9 @@ async def find_burst(case: Case, *, now: datetime) -> Burst | None:
     policy = case.policy.detect
     buckets = await case.siem.reset_counts(now - policy.baseline, now, policy.bucket)
     burst = detect.find_burst(buckets, policy, now=now)
+    if burst is not None:
+        case.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (case.directory / BURST_PICTURE).write_text(detect.burst_svg(burst))
     get_run_logger().info(
         "%s buckets over %s days read; %s",
         len(buckets),

@@ -24,7 +24,7 @@ from rehearsal.world.population import Population
 
 LINK = re.compile(r"https?://[^\s\"'<>#]+#t=[A-Za-z0-9_.-]+")
 
-CLOSE = timedelta(seconds=20)
+CLOSE = timedelta(minutes=20)
 """Deeds this near to each other are played side by side."""
 
 _TRIES_AGAIN = 3

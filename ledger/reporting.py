@@ -1,0 +1,56 @@
+"""Everything a report says of one incident, read from the ledger in one go; counts and reasons."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from ledger import Ledger
+from recovery.incident import ActRecord, ApprovalAttempt, Mark
+from recovery.report import (
+    AuditHead,
+    ReportInput,
+    StageTimes,
+    Targets,
+    client_outcomes,
+    count_quarantined,
+    summarize,
+)
+
+STEPS = ("contain", "enroll", "notify", "notify_manual", "skip", "rotate", "validate")
+
+
+def report_input(
+    ledger: Ledger, incident_id: str, targets: Targets, *, burst_picture: str = ""
+) -> ReportInput:
+    """What `recovery.report` renders. Streams the acts; nothing of a person is in the result."""
+    marks = ledger.marks(incident_id)
+    seq, head = ledger.audit_head()
+    return ReportInput(
+        incident=ledger.incident(incident_id),
+        scope=ledger.scope(incident_id),
+        marks=marks,
+        times=StageTimes.of(ledger.stage_times(incident_id)),
+        tally=ledger.tally(incident_id),
+        steps=summarize(_acts(ledger, incident_id)),
+        clients=client_outcomes(ledger.clients(incident_id), ledger.acts(incident_id, "rotate")),
+        approvals=_approvals(ledger, incident_id, marks),
+        quarantined=count_quarantined(ledger.quarantined(incident_id)),
+        deliveries=ledger.deliveries(incident_id),
+        audit=AuditHead(seq, head),
+        generated_at=ledger.now(),
+        targets=targets,
+        burst_picture=burst_picture,
+    )
+
+
+def _acts(ledger: Ledger, incident_id: str) -> Iterator[ActRecord]:
+    return chain.from_iterable(ledger.acts(incident_id, step) for step in STEPS)
+
+
+def _approvals(ledger: Ledger, incident_id: str, marks: list[Mark]) -> list[ApprovalAttempt]:
+    """All attempts at all gates that somebody was asked at."""
+    gates = [
+        mark.name.removeprefix("gate.").removesuffix(".waiting")
+        for mark in marks
+        if mark.name.startswith("gate.") and mark.name.endswith(".waiting")
+    ]
+    return [attempt for gate in gates for attempt in ledger.approvals(incident_id, gate)]
