@@ -1,6 +1,7 @@
 """Everything a report says of one incident, read from the ledger in one go; counts and reasons."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 from ledger import Ledger
@@ -28,7 +29,7 @@ def report_input(
         incident=ledger.incident(incident_id),
         scope=ledger.scope(incident_id),
         marks=marks,
-        times=StageTimes.of(ledger.stage_times(incident_id)),
+        times=_times(ledger, incident_id),
         tally=ledger.tally(incident_id),
         steps=summarize(_acts(ledger, incident_id)),
         clients=client_outcomes(ledger.clients(incident_id), ledger.acts(incident_id, "rotate")),
@@ -40,6 +41,18 @@ def report_input(
         targets=targets,
         burst_picture=burst_picture,
     )
+
+
+def _times(ledger: Ledger, incident_id: str) -> StageTimes:
+    """By stage; who stands aside for a person counts as notified once a notice reached him."""
+    times = StageTimes.of(ledger.stage_times(incident_id))
+    notified = dict(times.notified)
+    for record in ledger.acts(incident_id, "notify_manual"):
+        well = record.verdict is not None and record.verdict.settled_well
+        if well and record.settled_at is not None:
+            told = notified.get(record.act.subject, record.settled_at)
+            notified[record.act.subject] = min(told, record.settled_at)
+    return replace(times, notified=notified)
 
 
 def _acts(ledger: Ledger, incident_id: str) -> Iterator[ActRecord]:

@@ -24,6 +24,7 @@ UP_FOLDER = ROOT / "var" / "up"
 PID_FILE = UP_FOLDER / "up.pid"
 UI_PORT = 4200
 DOWN_TIMEOUT = 40.0
+LOG_WIDTH = 120
 
 
 def main() -> int:
@@ -42,6 +43,8 @@ def main() -> int:
     commands.add_parser("serve", parents=[serve], add_help=False, help="what `up` leaves running")
     chosen = parser.parse_args()
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=LOG_WIDTH)
     # A plain kill ends a rehearsal as Ctrl-C does: with everything stopped.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if chosen.command == "down":

@@ -126,6 +126,8 @@ class PrefectServer:
                 raise RuntimeError(f"The {child.name} died. Its log ends:\n{child.tail()}")
 
     def stop(self) -> None:
-        for child in (self.worker, self.server):
-            if child is not None:
-                child.stop()
+        children = [child for child in (self.worker, self.server) if child is not None]
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.stop()

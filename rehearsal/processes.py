@@ -26,9 +26,13 @@ class Child:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    def ask_to_end(self) -> None:
+        """The polite signal alone, for several that may end side by side."""
+        self._signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """Ends the whole group: politely first, then for sure. Safe to call twice."""
-        self._signal(signal.SIGTERM)
+        self.ask_to_end()
         deadline = time.monotonic() + STOP_TIMEOUT
         while self.running and time.monotonic() < deadline:
             time.sleep(0.05)

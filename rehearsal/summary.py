@@ -16,14 +16,15 @@ from recovery.report import (
     Targets,
     WorldCheck,
     WorldFacts,
-    duration,
     kpis,
     render_html,
     render_markdown,
     timeline,
 )
+from recovery.report_kpis import duration
 from rehearsal.drive import INCIDENT, Finished
-from rehearsal.stage import ROOT, Stage
+from rehearsal.prefect_server import ROOT
+from rehearsal.stage import Stage
 
 _MARK = {"met": "[green]met[/green]", "missed": "[red]missed[/red]", "not yet known": "open"}
 
@@ -77,9 +78,8 @@ def _kpi_table(report: ReportInput) -> Table:
 
 def _timeline_table(report: ReportInput) -> Table:
     shown = timeline(report)
-    title = (
-        f"Timeline against the playbook's 90 minutes; waited for people {duration(shown.waited)}"
-    )
+    waited = duration(shown.waited)
+    title = f"Timeline against the playbook's 90 minutes; waited for people {waited}"
     table = Table("phase", "playbook", "began", "done", "", title=title, title_justify="left")
     for span in shown.phases:
         low, high = (int(edge.total_seconds() // 60) for edge in span.window)
@@ -107,12 +107,8 @@ def _phase_table(report: ReportInput) -> Table:
     for step in report.steps:
         reasons = {**step.refused_reasons, **step.unknown_reasons}
         why = "; ".join(f"{n}x {reason}" for reason, n in reasons.items())
-        unknown = step.unknown + step.unsettled
-        table.add_row(
-            step.step,
-            *(str(n or "") for n in (step.done, step.already, step.refused, unknown)),
-            why,
-        )
+        counts = (step.done, step.already, step.refused, step.unknown + step.unsettled)
+        table.add_row(step.step, *(str(n or "") for n in counts), why)
     return table
 
 
