@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Requester, RunbookName
+from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Remind, Requester, RunbookName
 from recovery.accounts import Stage
 from recovery.errors import RecoveryError
 from tasks import links
@@ -20,6 +20,7 @@ async def follow_up(
     incident_id: IncidentId,
     runbook: RunbookName = DEFAULT_RUNBOOK,
     release: References | None = None,
+    remind: Remind = True,
     requested_by: Requester = "operator",
 ) -> State[object]:
     """Send a fresh link to who was told and has not enrolled, within the runbook's budget.
@@ -41,6 +42,7 @@ async def follow_up(
                     if account.ref not in set(released)
                 ]
             )
+            waiting = waiting if remind else []
             for start in range(0, len(waiting), CHUNK):
                 await links.remind(case, waiting[start : start + CHUNK])
             return Completed(

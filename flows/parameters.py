@@ -66,4 +66,11 @@ References = Annotated[
         max_length=10_000,
     ),
 ]
+Remind = Annotated[
+    bool,
+    Field(
+        title="Remind",
+        description="On: everybody who was told and has not enrolled gets a fresh link.",
+    ),
+]
 DEFAULT_RUNBOOK = "mass-password-reset"

@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 
 from ledger.schema import UtcTime, as_text
 
@@ -64,11 +65,8 @@ def update_rows(
 
 
 def one_of(column: sa.ColumnElement[Any], values: Iterable[str]) -> sa.ColumnElement[bool]:
-    """column IN (values), as each database looks up many keys best.
-
-    PostgreSQL gets one array: its driver parses every placeholder in Python. SQLite gets the list:
-    over json_each its planner takes another index and was four times slower.
-    """
+    """column IN (values), as each database looks up many keys best: PostgreSQL gets one array,
+    because its driver parses every placeholder of a list in Python; SQLite gets the list."""
     listed = list(values)
     array = sa.bindparam(None, listed, type_=postgresql.ARRAY(sa.Text()), unique=True)
     return _OneOf(column, array, column.in_(listed))
@@ -77,6 +75,10 @@ def one_of(column: sa.ColumnElement[Any], values: Iterable[str]) -> sa.ColumnEle
 class _OneOf(FunctionElement[bool]):
     type = sa.Boolean()
     inherit_cache = True
+
+    def self_group(self, against: OperatorType | None = None) -> Self:
+        # A plain boolean is rendered "... = 1" for SQLite, and then no index fits any more.
+        return self
 
 
 @compiles(_OneOf)

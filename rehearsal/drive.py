@@ -21,6 +21,8 @@ SHORT_RUN_TIMEOUT = 180.0
 WATCH_SECONDS = 0.5
 INCIDENT = "INC-2026-0142"
 DAY = timedelta(hours=24)
+PROOFING = timedelta(hours=4)
+"""How long our team takes to see who the high-priority accounts belong to."""
 ROUND = timedelta(hours=3)
 """World time over which requests for fresh links are gathered."""
 
@@ -109,14 +111,17 @@ class Drive:
     async def _days_after(self) -> None:
         """The people who did not act at once, in the world's time: 72 hours in some seconds."""
         start = self._rehearsal.world.clock.now()
-        self._board.say("the first 24 hours pass; people who are slow ask for fresh links")
+        self._board.say("hours pass; people who are slow ask for fresh links")
         async with self._links_served():
-            await self._pass_time(start + DAY)
+            await self._pass_time(start + PROOFING)
             manual = await asyncio.to_thread(self._manual_refs)
-            self._board.say(f"follow-up after 24 hours; {len(manual)} accounts proofed by hand")
-            await self._short_run("follow-up/follow-up", {"release": manual})
-            self._board.say("two more days pass")
+            self._board.say(f"after 4 hours {len(manual)} accounts have been proofed by hand")
+            await self._short_run("follow-up/follow-up", {"release": manual, "remind": False})
+            await self._pass_time(start + DAY)
+            self._board.say("after 24 hours the others are reminded")
+            await self._short_run("follow-up/follow-up", {})
             await self._pass_time(start + 3 * DAY)
+        self._board.say("after 72 hours the report is written anew")
         await self._short_run("report/report", {})
 
     async def _pass_time(self, until: datetime) -> None:
@@ -135,7 +140,7 @@ class Drive:
             await self._operator.wait_running(run_id, timeout=SHORT_RUN_TIMEOUT)
             yield
         finally:
-            await self._operator.cancel(run_id, timeout=SHORT_RUN_TIMEOUT)
+            await self._operator.cancel(run_id)
 
     async def _served(self) -> None:
         """Returns when every request for a fresh link was answered; asks are gathered for a

@@ -66,6 +66,10 @@ class Operator:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
+    async def create_pool(self, name: str) -> None:
+        """A process work pool, as the UI's Create button makes it."""
+        await self._post("/work_pools/", {"name": name, "type": "process"})
+
     async def start(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         """Starts `flow/deployment` as its run form does; returns the run's id."""
         found = await self._http.get(f"/deployments/name/{deployment}")
@@ -121,14 +125,11 @@ class Operator:
         if run.type != "RUNNING":
             raise RuntimeError(f"{run.name} is {run.state}: {run.message}")
 
-    async def cancel(self, run_id: str, *, timeout: float) -> None:
-        """Cancels as the UI does; returns when the run has ended."""
+    async def cancel(self, run_id: str) -> None:
+        """Asks for the end of a run as the Cancel button does; it ends some seconds later."""
         await self._post(
             f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}, "force": False}
         )
-        async with asyncio.timeout(timeout):
-            while not (await self.look(run_id)).ended:
-                await asyncio.sleep(POLL_SECONDS)
 
     async def children(self, run_id: str) -> list[RunState]:
         """The sub-runs of a run, oldest first."""

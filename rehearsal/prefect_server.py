@@ -12,6 +12,7 @@ from rehearsal.processes import Child, start
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 90.0
+WORK_POOL = "recovery"
 
 
 def free_port() -> int:
@@ -105,7 +106,7 @@ class PrefectServer:
             "worker",
             "start",
             "--pool",
-            "recovery",
+            WORK_POOL,
             "--type",
             "process",
             "--name",

@@ -19,7 +19,8 @@ from cryptography.fernet import Fernet
 from ledger import Ledger
 from recovery.enroll import Issuer, jwks, new_signing_key
 from recovery.policy import RecoveryPolicy, load_policy
-from rehearsal.prefect_server import ROOT, PrefectServer, free_port
+from rehearsal.operator import Operator
+from rehearsal.prefect_server import ROOT, WORK_POOL, PrefectServer, free_port
 from rehearsal.processes import Child, memory_of_groups, start
 from rehearsal.world.openbao import OpenBao
 from rehearsal.world.people import People
@@ -157,9 +158,16 @@ class Stage:
         Prefect's memory is given back. Secrets go through standard input."""
         documents = json.dumps(self._blocks()).encode()
         setup = [sys.executable, "-m", "rehearsal.setup", "--runbook", self.scenario.runbook]
-        await self._finish("set-up", setup, documents)
         deploy = [sys.executable, "-m", "prefect", "deploy", "--all", "--no-prompt"]
-        await self._finish("prefect deploy", deploy, b"")
+        operator = Operator(self.prefect.api)
+        try:
+            # The pool first: the deployments are made side by side with all the rest.
+            await operator.create_pool(WORK_POOL)
+        finally:
+            await operator.close()
+        await asyncio.gather(
+            self._finish("set-up", setup, documents), self._finish("prefect deploy", deploy, b"")
+        )
 
     async def _finish(self, name: str, command: list[str], given: bytes) -> None:
         process = await asyncio.create_subprocess_exec(

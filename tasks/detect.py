@@ -13,6 +13,7 @@ from recovery.detect import Burst
 from recovery.errors import Misconfigured
 from recovery.incident import ScopeCounts
 from tasks.case import Case
+from tasks.files import write_private
 from tasks.retries import RETRIES
 
 BURST_PICTURE = "burst.svg"
@@ -34,7 +35,7 @@ async def find_burst(case: Case, *, now: datetime) -> Burst | None:
     burst = detect.find_burst(buckets, policy, now=now)
     if burst is not None:
         case.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (case.directory / BURST_PICTURE).write_text(detect.burst_svg(burst))
+        write_private(case.directory / BURST_PICTURE, detect.burst_svg(burst))
     get_run_logger().info(
         "%s buckets over %s days read; %s",
         len(buckets),

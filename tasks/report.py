@@ -1,7 +1,6 @@
 """Write what happened: report (HTML and Markdown), canonical list, audit log; owner-only files."""
 
 import asyncio
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from recovery.policy import ReportPolicy
 from recovery.report import Targets, kpis, render_html, render_markdown
 from tasks.case import Case
 from tasks.detect import BURST_PICTURE
+from tasks.files import write_private
 from tasks.retries import RETRIES
 
 
@@ -60,12 +60,3 @@ def _write(case: Case) -> Written:
     get_run_logger().info("report in %s, %s audit entries, chain verified", directory, entries)
     headline = tuple((k.title, k.value) for k in kpis(found).headline)
     return Written(html, markdown, audit, entries, text, headline)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, readable by its owner alone."""
-    draft = path.with_name(f".{path.name}.draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
