@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from itertools import chain
 
 from ledger import Ledger
@@ -44,10 +45,12 @@ def report_input(
 
 
 def _times(ledger: Ledger, incident_id: str) -> StageTimes:
-    """By stage; who stands aside for a person counts as notified once a notice reached him."""
+    """By stage; but notified is who was sent anything, by the acts: who stands aside for a person
+    gets a notice without a link, and who enrolls at once is past NOTIFIED before it is settled."""
     times = StageTimes.of(ledger.stage_times(incident_id))
-    notified = dict(times.notified)
-    for record in ledger.acts(incident_id, "notify_manual"):
+    notified: dict[str, datetime] = {}
+    acts = (ledger.acts(incident_id, step) for step in ("notify", "notify_manual"))
+    for record in chain.from_iterable(acts):
         well = record.verdict is not None and record.verdict.settled_well
         if well and record.settled_at is not None:
             told = notified.get(record.act.subject, record.settled_at)

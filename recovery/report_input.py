@@ -202,7 +202,7 @@ class Targets:
     notified: timedelta = timedelta(minutes=45)
     remediation: timedelta = timedelta(hours=2)
     enrolled_24h: float = 0.86
-    enrolled_72h: float = 0.95
+    enrolled_72h: float = 0.90
     failed_integrations: int = 0
 
 

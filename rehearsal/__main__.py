@@ -5,14 +5,18 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
 
 from rehearsal.board import Board
 from rehearsal.drive import INCIDENT, Drive
+from rehearsal.files import write_private
 from rehearsal.prefect_server import ROOT
 from rehearsal.stage import REQUESTER, Stage
 from rehearsal.summary import show_summary
@@ -21,56 +25,79 @@ from rehearsal.world.scenarios import SCENARIOS
 
 FOLDER = ROOT / "var" / "rehearsal"
 UP_FOLDER = ROOT / "var" / "up"
-PID_FILE = UP_FOLDER / "up.pid"
+READY_FILE = ROOT / "var" / "up.ready"
+UP_LOG = ROOT / "var" / "up.log"
 UI_PORT = 4200
+UP_TIMEOUT = 180.0
 DOWN_TIMEOUT = 40.0
+LONGEST_LIFE = timedelta(days=7)
 LOG_WIDTH = 120
 
 
 def main() -> int:
+    chosen = _arguments()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=LOG_WIDTH)
+    # A plain kill ends a rehearsal as Ctrl-C does: with everything stopped.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    match chosen.command:
+        case "down":
+            return _down(console)
+        case "up":
+            return _up(console, chosen)
+        case "serve":
+            return _whole_life(console, chosen, UP_FOLDER, _serve)
+        case _:
+            return _whole_life(console, chosen, FOLDER, _run)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="rehearsal", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("run", "run a whole incident and judge it by the world's own truth"),
         ("up", "start everything and leave it running"),
+        ("serve", "the same in the foreground"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--scenario", choices=sorted(SCENARIOS), default="mass-reset")
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--accounts", type=int, default=338)
     commands.add_parser("down", help="stop what `up` started")
-    serve = commands.choices["up"]
-    commands.add_parser("serve", parents=[serve], add_help=False, help="what `up` leaves running")
-    chosen = parser.parse_args()
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=LOG_WIDTH)
-    # A plain kill ends a rehearsal as Ctrl-C does: with everything stopped.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    if chosen.command == "down":
-        return _down(console)
-    folder = FOLDER if chosen.command == "run" else UP_FOLDER
-    if chosen.command == "up" and _running() is not None:
-        console.print("Already up. Stop it with: make down")
-        return 1
+    return parser.parse_args()
+
+
+def _whole_life(
+    console: Console,
+    chosen: argparse.Namespace,
+    folder: Path,
+    work: Callable[[Stage, Console], Awaitable[int]],
+) -> int:
+    """From nothing to nothing: whatever happens, no process is left behind."""
     stage = Stage(
         folder,
         scenario=SCENARIOS[chosen.scenario],
         seed=chosen.seed,
         accounts=chosen.accounts,
     )
-    work = _run if chosen.command == "run" else _up
     try:
-        stage.prepare(ui_port=UI_PORT if chosen.command == "up" else None)
-        return asyncio.run(work(stage, console))
+        stage.prepare(ui_port=UI_PORT if folder is UP_FOLDER else None)
+        return asyncio.run(_awaited(work, stage, console))
     except KeyboardInterrupt:
         console.print("Interrupted; everything is stopped.")
         return 130
-    except RuntimeError as error:
-        console.print(f"[red]The rehearsal could not go on:[/red] {error}", markup=True)
+    except (RuntimeError, TimeoutError) as error:
+        console.print(f"The rehearsal could not go on: {error or type(error).__name__}")
         return 1
     finally:
         stage.release()
+
+
+async def _awaited(
+    work: Callable[[Stage, Console], Awaitable[int]], stage: Stage, console: Console
+) -> int:
+    return await work(stage, console)
 
 
 async def _run(stage: Stage, console: Console) -> int:
@@ -92,47 +119,72 @@ async def _run(stage: Stage, console: Console) -> int:
     return 0 if good else 1
 
 
-async def _up(stage: Stage, console: Console) -> int:
+def _up(console: Console, chosen: argparse.Namespace) -> int:
+    """Starts `serve` in the background and returns when it is ready."""
+    if _running() is not None:
+        console.print("Already up. Stop it with: make down")
+        return 1
+    UP_LOG.parent.mkdir(parents=True, exist_ok=True)
+    READY_FILE.unlink(missing_ok=True)
+    with UP_LOG.open("wb") as log:
+        child = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rehearsal", "serve"),
+                *("--scenario", chosen.scenario),
+                *("--seed", str(chosen.seed)),
+                *("--accounts", str(chosen.accounts)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    console.print("Starting the rehearsal world, about half a minute …")
+    deadline = time.monotonic() + UP_TIMEOUT
+    while child.poll() is None and time.monotonic() < deadline:
+        if READY_FILE.exists():
+            console.print(json.loads(READY_FILE.read_text())["text"], soft_wrap=True)
+            return 0
+        time.sleep(0.2)
+    child.terminate()
+    console.print(f"It did not come up:\n{UP_LOG.read_text(errors='replace')}")
+    return 1
+
+
+async def _serve(stage: Stage, console: Console) -> int:
+    """The world until it is told to end; people act on what they get meanwhile."""
     try:
         await stage.up(console.print)
-        PID_FILE.write_text(json.dumps({"pid": os.getpid(), "ui": stage.prefect.url}))
-        _explain(stage, console)
-        stop = asyncio.Event()
-        people = asyncio.create_task(stage.people.run_prompt(stop))
-        try:
-            await people
-        finally:
-            stop.set()
+        keys = UP_FOLDER / "approvers.json"
+        write_private(keys, {n: a.otpauth_url for n, a in stage.world.approvers.items()})
+        write_private(READY_FILE, {"pid": os.getpid(), "text": _explanation(stage)})
+        await stage.people.run_prompt(asyncio.Event(), longest=LONGEST_LIFE)
     finally:
-        PID_FILE.unlink(missing_ok=True)
+        READY_FILE.unlink(missing_ok=True)
         await stage.down()
     return 0
 
 
-def _explain(stage: Stage, console: Console) -> None:
+def _explanation(stage: Stage) -> str:
     """What a person needs to play through it in the browser."""
-    console.print(f"\nPrefect UI:  {stage.prefect.url}")
-    console.print(f"Portal:      {stage.portal_url}")
-    console.print(
-        f"Start the deployment respond/respond with incident {INCIDENT}, runbook "
-        f"{stage.scenario.runbook}, requested by {REQUESTER}, dry run off."
-    )
-    codes = UP_FOLDER / "approvers.json"
-    codes.touch(mode=0o600)
-    codes.write_text(
-        json.dumps({n: a.otpauth_url for n, a in stage.world.approvers.items()}, indent=2)
-    )
-    console.print(
-        f"The approvers' authenticator keys (otpauth addresses) are in {codes.relative_to(ROOT)}."
-    )
-    console.print("Codes at a gate:  .venv/bin/python -m rehearsal.codes maya")
-    console.print("Stop with Ctrl-C here or: make down")
+    return f"""
+Prefect UI   {stage.prefect.url}
+Portal       {stage.portal_url}
+
+In the UI: Deployments > respond > Run > Custom run, with
+  incident {INCIDENT}, runbook {stage.scenario.runbook}, requested by {REQUESTER},
+  dry run on for the plan, off to act.
+At a gate: Resume on the run's page. A one-time code of an approver:
+  .venv/bin/python -m rehearsal.codes maya        (contain, retire; also jonas)
+  .venv/bin/python -m rehearsal.codes legal       (notify; also pr)
+Stop everything: make down"""
 
 
 def _running() -> int | None:
     """The pid of what `up` started, or None."""
     try:
-        pid = int(json.loads(PID_FILE.read_text())["pid"])
+        pid = int(json.loads(READY_FILE.read_text())["pid"])
         os.kill(pid, 0)
     except (OSError, ValueError, KeyError):
         return None
@@ -151,7 +203,7 @@ def _down(console: Console) -> int:
             console.print("Stopped.")
             return 0
         time.sleep(0.2)
-    console.print(f"Process {pid} is still there; look at var/up/logs.")
+    console.print(f"Process {pid} is still there; look at var/up.log.")
     return 1
 
 

@@ -20,7 +20,8 @@ RESPOND_TIMEOUT = 600.0
 SHORT_RUN_TIMEOUT = 180.0
 WATCH_SECONDS = 0.5
 INCIDENT = "INC-2026-0142"
-DAY = timedelta(hours=24)
+THREE_DAYS = timedelta(hours=72)
+REMINDER = timedelta(hours=12)
 PROOFING = timedelta(hours=4)
 """How long our team takes to see who the high-priority accounts belong to."""
 ROUND = timedelta(hours=3)
@@ -117,10 +118,10 @@ class Drive:
             manual = await asyncio.to_thread(self._manual_refs)
             self._board.say(f"after 4 hours {len(manual)} accounts have been proofed by hand")
             await self._short_run("follow-up/follow-up", {"release": manual, "remind": False})
-            await self._pass_time(start + DAY)
-            self._board.say("after 24 hours the others are reminded")
+            await self._pass_time(start + REMINDER)
+            self._board.say("after 12 hours the others are reminded")
             await self._short_run("follow-up/follow-up", {})
-            await self._pass_time(start + 3 * DAY)
+            await self._pass_time(start + THREE_DAYS)
         self._board.say("after 72 hours the report is written anew")
         await self._short_run("report/report", {})
 

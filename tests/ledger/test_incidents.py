@@ -73,6 +73,11 @@ def test_window_only_widens(world: Any) -> None:
         world.ledger.set_window(world.incident, later, inside)
 
 
+def test_the_ledger_tells_its_time(world: Any) -> None:
+    world.clock.forward(minutes=3)
+    assert world.ledger.now() == world.clock.now == world.ledger.mark(world.incident, "x")
+
+
 def test_the_first_mark_stays(world: Any) -> None:
     first = world.ledger.mark(world.incident, "contain.started")
     world.clock.forward(seconds=5)

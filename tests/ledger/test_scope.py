@@ -52,6 +52,8 @@ def test_sightings_are_written_while_they_are_read(world: Any, connect: Any) -> 
 
     assert world.ledger.record_sightings(world.incident, slow()) == 2500
     assert len(world.ledger.unadmitted(world.incident, limit=5000)) == 2500
+    assert len(world.ledger.unadmitted(world.incident)) == 1000
+    assert len(world.ledger.unadmitted(world.incident, limit=None)) == 2500
     ids = [sighting.account_id for sighting in world.ledger.unadmitted(world.incident, limit=10)]
     assert ids == [f"u{number:06d}" for number in range(10)]
 

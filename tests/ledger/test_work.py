@@ -260,6 +260,17 @@ def test_standing_aside_and_release(world: Any) -> None:
     assert events[-1] == ("stage.released", "mona")
 
 
+def test_released_are_those_who_came_back(world: Any) -> None:
+    refs = world.contained(4)
+    world.ledger.stand_aside(world.incident, refs[:3], "call them")
+    assert world.ledger.released(world.incident) == frozenset()
+    world.ledger.release(world.incident, refs[1:], actor="mona")
+    assert world.ledger.released(world.incident) == {refs[1], refs[2]}
+    world.carry_out(refs[1:2], "enroll.bind", advance=Stage.ENROLLED)
+    world.ledger.stand_aside(world.incident, refs[2:3], "again")
+    assert world.ledger.released(world.incident) == {refs[1]}
+
+
 def test_acts_by_step_and_by_phase_in_order_of_intention(world: Any) -> None:
     refs = world.admitted(2)
     world.carry_out(refs, "notify.email")
