@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/.installed
 SCENARIO ?= mass-reset
 SEED ?= 1
 ACCOUNTS ?= 338
+UI_PORT ?= 4200
 
 .PHONY: help rehearse up down test check format install lock clean
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ rehearse: $(INSTALLED)  ## Run a whole incident end to end in the rehearsal worl
 	@$(BIN)/python -m rehearsal run --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS)
 
 up: $(INSTALLED)  ## Start the rehearsal world and leave it running for the Prefect UI.
-	@$(BIN)/python -m rehearsal up --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS)
+	@$(BIN)/python -m rehearsal up --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS) --ui-port $(UI_PORT)
 
 down: $(INSTALLED)  ## Stop what `make up` started.
 	@$(BIN)/python -m rehearsal down

@@ -1,7 +1,6 @@
 """Contain: revoke what an attacker may hold, canary first, late arrivals in the same run."""
 
-from prefect import flow
-
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.waves import PhaseResult, everyone, over_waves
 from recovery import contain as plans
@@ -10,7 +9,7 @@ from tasks import contain as tasks
 from tasks.case import Case, open_case, preflight
 
 
-@flow(name="contain", flow_run_name="contain {incident_id}", persist_result=False)
+@operator_flow("contain")
 async def contain(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Revoke sessions, tokens, grants and recovery links of every admitted account.
 

@@ -4,8 +4,7 @@ import asyncio
 from datetime import datetime
 from pathlib import Path
 
-from prefect import flow
-
+from flows.forms import operator_flow
 from flows.parameters import (
     DEFAULT_RUNBOOK,
     IncidentId,
@@ -23,7 +22,7 @@ from tasks import detect as tasks
 from tasks.case import Case, open_case, preflight
 
 
-@flow(name="detect", flow_run_name="detect {incident_id}", persist_result=False)
+@operator_flow("detect")
 async def detect(
     incident_id: IncidentId,
     runbook: RunbookName = DEFAULT_RUNBOOK,

@@ -1,7 +1,6 @@
 """Enroll: remove old authenticators and open an enrollment for everybody who can enroll alone."""
 
-from prefect import flow
-
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
@@ -9,7 +8,7 @@ from tasks import enroll as tasks
 from tasks.case import Case, open_case, preflight
 
 
-@flow(name="enroll", flow_run_name="enroll {incident_id}", persist_result=False)
+@operator_flow("enroll")
 async def enroll(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Open enrollments for contained accounts; who needs a person is set aside as MANUAL.
 

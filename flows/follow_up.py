@@ -2,10 +2,11 @@
 
 import asyncio
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Remind, Requester, RunbookName
 from recovery.accounts import Stage
 from recovery.errors import RecoveryError
@@ -15,11 +16,11 @@ from tasks.case import open_case, preflight
 CHUNK = 500
 
 
-@flow(name="follow-up", flow_run_name="follow up {incident_id}", persist_result=False)
+@operator_flow("follow-up")
 async def follow_up(
     incident_id: IncidentId,
     runbook: RunbookName = DEFAULT_RUNBOOK,
-    release: References | None = None,
+    release: References = None,
     remind: Remind = True,
     requested_by: Requester = "operator",
 ) -> State[object]:

@@ -4,9 +4,10 @@ import asyncio
 from datetime import timedelta
 from typing import Annotated
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from pydantic import Field
 
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
@@ -15,7 +16,7 @@ from tasks.case import Case, open_case, preflight
 from tasks.links import serve_requests
 
 
-@flow(name="notify", flow_run_name="notify {incident_id}", persist_result=False)
+@operator_flow("notify")
 async def notify(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Send everybody who has an open enrollment the link, and the others word from us.
 
@@ -31,17 +32,17 @@ async def send_all(case: Case) -> PhaseResult:
     return await over_waves(case, Phase.NOTIFY, tasks.STEP, tasks.send_notices)
 
 
-@flow(name="serve-links", flow_run_name="serve links {incident_id}", persist_result=False)
+@operator_flow("serve-links")
 async def serve_links(
     incident_id: IncidentId,
     runbook: RunbookName = DEFAULT_RUNBOOK,
     minutes: Annotated[
         int,
-        Field(title="For how long", description="Minutes to serve.", ge=1, le=1440),
+        Field(description="Minutes to serve; then the run ends.", ge=1, le=1440),
     ] = 60,
     interval_seconds: Annotated[
         float,
-        Field(title="How often", description="Seconds between two looks.", ge=0.1, le=300),
+        Field(description="Seconds between two looks.", ge=0.1, le=300),
     ] = 5.0,
 ) -> int:
     """Answer people who ask the portal for a fresh link, for as long as this run lasts.

@@ -8,7 +8,6 @@ from pydantic import Field
 IncidentId = Annotated[
     str,
     Field(
-        title="Incident",
         description="The incident's id, such as INC-2026-0142. The same id goes on where an "
         "earlier run stopped.",
         pattern=r"^INC-[0-9]{4}-[0-9]{4,8}$",
@@ -18,7 +17,6 @@ IncidentId = Annotated[
 RunbookName = Annotated[
     str,
     Field(
-        title="Runbook",
         description="A file in runbooks/, without .yaml. It holds every number and choice.",
         pattern=r"^[a-z0-9][a-z0-9-]{2,60}$",
     ),
@@ -26,14 +24,12 @@ RunbookName = Annotated[
 DryRun = Annotated[
     bool,
     Field(
-        title="Dry run",
         description="On: print the plan with its counts and change nothing anywhere.",
     ),
 ]
 Requester = Annotated[
     str,
     Field(
-        title="Requested by",
         description="Your approver name. Who requests a run can't approve it (four eyes).",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
     ),
@@ -41,27 +37,24 @@ Requester = Annotated[
 WindowStart = Annotated[
     datetime | None,
     Field(
-        title="Window start",
         description="Start of the burst, with time zone. Empty: found in the SIEM.",
     ),
 ]
 WindowEnd = Annotated[
     datetime | None,
-    Field(title="Window end", description="End of the burst, with time zone. Empty: found."),
+    Field(description="End of the burst, with time zone. Empty: found."),
 ]
 ScopeFile = Annotated[
     str | None,
     Field(
-        title="Scope from file",
         description="A canonical list (CSV or JSON) on the worker, for the day on which the SIEM "
         "is down. Empty: ask the SIEM.",
         max_length=1000,
     ),
 ]
 References = Annotated[
-    list[str],
+    list[str] | None,
     Field(
-        title="Release",
         description="Opaque account references (acc-…) whose identity a person has proofed.",
         max_length=10_000,
     ),
@@ -69,7 +62,6 @@ References = Annotated[
 Remind = Annotated[
     bool,
     Field(
-        title="Remind",
         description="On: everybody who was told and has not enrolled gets a fresh link.",
     ),
 ]

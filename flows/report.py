@@ -2,8 +2,7 @@
 
 import asyncio
 
-from prefect import flow
-
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_markdown
 from recovery.incident import Phase
@@ -12,7 +11,7 @@ from tasks import report as tasks
 from tasks.case import open_case
 
 
-@flow(name="report", flow_run_name="report {incident_id}", persist_result=False)
+@operator_flow("report")
 async def report(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> str:
     """Write the report of an incident as it stands now; changes nothing else.
 

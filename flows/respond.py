@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -18,6 +18,7 @@ from flows.contain import contain
 from flows.detect import detect
 from flows.dry_run import plan_response
 from flows.enroll import enroll
+from flows.forms import operator_flow
 from flows.notify import notify
 from flows.parameters import (
     DEFAULT_RUNBOOK,
@@ -41,7 +42,7 @@ from tasks.case import Case, open_case, preflight
 from tasks.rotate import retiring_secrets
 
 
-@flow(name="respond", flow_run_name="respond {incident_id}", persist_result=False)
+@operator_flow("respond")
 async def respond(
     incident_id: IncidentId,
     runbook: RunbookName = DEFAULT_RUNBOOK,

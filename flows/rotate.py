@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
 from flows.waves import PhaseResult, hold_gate, overruled
@@ -19,7 +20,7 @@ from tasks.rotate import Rotated
 RotateClient = Callable[[Case, str], Awaitable[Rotated]]
 
 
-@flow(name="rotate", flow_run_name="rotate {incident_id}", persist_result=False)
+@operator_flow("rotate")
 async def rotate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Create, deploy and test a new secret for every client linked to the affected accounts.
 
@@ -31,7 +32,7 @@ async def rotate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
         return await _over(case, waves, tasks.renew_secret, "rotate")
 
 
-@flow(name="retire", flow_run_name="retire {incident_id}", persist_result=False)
+@operator_flow("retire")
 async def retire(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Watch, deactivate and delete the old secrets of clients that run on a new one."""
     async with open_case(incident_id, runbook) as case:

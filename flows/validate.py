@@ -2,8 +2,7 @@
 
 import asyncio
 
-from prefect import flow
-
+from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
 from flows.waves import PhaseResult, hold_gate, overruled
@@ -14,7 +13,7 @@ from tasks.case import Case, open_case, preflight
 from tasks.validate import Findings
 
 
-@flow(name="validate", flow_run_name="validate {incident_id}", persist_result=False)
+@operator_flow("validate")
 async def validate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Prove that the recovery is real: nothing stolen lives, old passwords fail, new secrets serve.
 

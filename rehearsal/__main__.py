@@ -64,6 +64,7 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("--scenario", choices=sorted(SCENARIOS), default="mass-reset")
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--accounts", type=int, default=338)
+        command.add_argument("--ui-port", type=int, default=UI_PORT, help="for up and serve")
     commands.add_parser("down", help="stop what `up` started")
     return parser.parse_args()
 
@@ -82,7 +83,7 @@ def _whole_life(
         accounts=chosen.accounts,
     )
     try:
-        stage.prepare(ui_port=UI_PORT if folder is UP_FOLDER else None)
+        stage.prepare(ui_port=chosen.ui_port if folder is UP_FOLDER else None)
         return asyncio.run(_awaited(work, stage, console))
     except KeyboardInterrupt:
         console.print("Interrupted; everything is stopped.")
@@ -133,6 +134,7 @@ def _up(console: Console, chosen: argparse.Namespace) -> int:
                 *("--scenario", chosen.scenario),
                 *("--seed", str(chosen.seed)),
                 *("--accounts", str(chosen.accounts)),
+                *("--ui-port", str(chosen.ui_port)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

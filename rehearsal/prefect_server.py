@@ -62,6 +62,13 @@ class PrefectServer:
         }
 
     def start_server(self) -> None:
+        """RuntimeError where something answers on the port already."""
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise RuntimeError(
+                    f"Port {self.port} is taken. Stop what listens there, or name another one: "
+                    "make up UI_PORT=4201"
+                )
         command = [
             sys.executable,
             "-m",

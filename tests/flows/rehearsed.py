@@ -1,0 +1,156 @@
+"""A small rehearsal that tests act on: real Prefect server and worker, Vault, portal, world."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import yaml
+from rich.console import Console
+
+import rehearsal.world.world as world_module
+from ledger import Ledger
+from rehearsal.board import Board
+from rehearsal.drive import Drive
+from rehearsal.operator import Operator, ResumeForm, RunState
+from rehearsal.prefect_server import ROOT
+from rehearsal.stage import Stage
+from rehearsal.world.scenarios import Scenario
+from rehearsal.world.world import World
+
+RUNBOOKS = ROOT / "runbooks"
+LATE = timedelta(minutes=20)
+"""How long after the world's beginning the SIEM has ingested the last event of the burst. No first
+look is so late; who wants to see late arrivals advances the world's clock."""
+RUN_TIMEOUT = 120.0
+POLL_SECONDS = 0.25
+
+Runbook = dict[str, Any]
+
+
+@contextmanager
+def runbook_file(document: Runbook) -> Iterator[str]:
+    """A runbook of this test alone, in the folder where runs look for it; gives its name."""
+    name = f"rehearsal-test-{uuid4().hex[:8]}"
+    path = RUNBOOKS / f"{name}.yaml"
+    try:
+        path.write_text(yaml.safe_dump({**document, "name": name}), encoding="utf-8")
+        yield name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class Rehearsed:
+    """One stage that is up, and what a test needs to play operator and approver on it."""
+
+    stage: Stage
+    runbook: Runbook
+    operator: Operator
+    api: httpx.AsyncClient
+    ledger: Ledger
+    codes: list[str] = field(default_factory=list)
+    """Every one-time code that was typed into a form."""
+
+    @property
+    def world(self) -> World:
+        return self.stage.world
+
+    def changed(self, section: str, **fields: Any) -> Runbook:
+        """The stage's runbook with other values in one section."""
+        document = deepcopy(self.runbook)
+        document.setdefault(section, {}).update(fields)
+        return document
+
+    async def start(self, incident_id: str, **more: Any) -> str:
+        """Starts `respond` as its form does; returns the run's id."""
+        given = {"incident_id": incident_id, "runbook": self.stage.scenario.runbook, **more}
+        return await self.operator.start("respond/respond", given)
+
+    async def respond(self, incident_id: str, **more: Any) -> RunState:
+        """A run of `respond` to its end, or to its first gate."""
+        run_id = await self.start(incident_id, **more)
+        return await self.operator.follow(run_id, approve=None, timeout=RUN_TIMEOUT)
+
+    async def answer(self, run: RunState, values: Mapping[str, Any]) -> RunState:
+        """Sends the form of a suspended run; the run as it ended, or as it waits again."""
+        self.codes.append(str(values["code"]))
+        said = await self.operator.resume(run.run_id, values)
+        assert said.startswith("ACCEPT"), said
+        async with asyncio.timeout(RUN_TIMEOUT):
+            while True:
+                now = await self.operator.look(run.run_id)
+                if now.ended or (now.type == "PAUSED" and now.pause_key != run.pause_key):
+                    return now
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def fresh_code(self, approver: str) -> str:
+        signer = self.world.approvers[approver]
+        await asyncio.sleep(signer.seconds_until_fresh())
+        return signer.code()
+
+    async def markdown(self, key: str) -> str:
+        """The newest artifact of that key, as the UI shows it."""
+        answer = await self.api.get(f"/artifacts/{key}/latest")
+        answer.raise_for_status()
+        return str(answer.json()["data"])
+
+    def drive(self) -> "RecordingDrive":
+        return RecordingDrive(self)
+
+
+class RecordingDrive(Drive):
+    """A whole rehearsal that lets the late events come while the first gate waits."""
+
+    def __init__(self, rehearsed: Rehearsed) -> None:
+        console = Console(file=io.StringIO(), highlight=False)
+        super().__init__(rehearsed.stage, Board(console, "test"))
+        self._rehearsed = rehearsed
+        self.forms: list[ResumeForm] = []
+
+    async def approve(self, form: ResumeForm) -> Mapping[str, Any]:
+        if not self.forms:
+            self._rehearsed.world.clock.advance(LATE)
+        self.forms.append(form)
+        answer = await super().approve(form)
+        self._rehearsed.codes.append(str(answer["code"]))
+        return answer
+
+
+@asynccontextmanager
+async def rehearse(
+    folder: Path, *, accounts: int, seed: int, ahead: timedelta = timedelta(0)
+) -> AsyncIterator[Rehearsed]:
+    """Brings a stage up in `folder` and takes it down, whatever happens. `ahead` moves the world's
+    time from the start."""
+    document: Runbook = yaml.safe_load((RUNBOOKS / "rehearsal.yaml").read_text(encoding="utf-8"))
+    document["report"] = {"directory": str(folder / "reports")}
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch, runbook_file(document) as name:
+        # What the processes leave behind is found where it is looked for.
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(world_module, "LATE_BY", (LATE - timedelta(minutes=5), LATE))
+        scenario = Scenario("test", "a small case, everything works", runbook=name)
+        stage = Stage(folder / "stage", scenario=scenario, seed=seed, accounts=accounts)
+        try:
+            stage.prepare()
+            stage.clock_file.write_text(str(ahead.total_seconds()))
+            await stage.up(lambda _: None)
+            async with httpx.AsyncClient(base_url=stage.prefect.api, timeout=30) as api:
+                ledger, operator = stage.open_ledger(), Operator(stage.prefect.api)
+                try:
+                    yield Rehearsed(stage, document, operator, api, ledger)
+                finally:
+                    await operator.close()
+                    ledger.close()
+        finally:
+            await stage.down()
