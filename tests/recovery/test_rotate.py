@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recovery.rotate import (
@@ -652,6 +652,9 @@ def test_any_state_with_consumers_and_crashes_ends_well(world: World, crashes: l
 @given(worlds())
 def test_a_new_secret_that_never_works_leaves_everybody_where_he_was(world: World) -> None:
     world.every_new_one_is_bad = True
+    # One that an earlier run left as PENDING may work; then bringing it in is right.
+    pending = world.secrets.get(world.labels.pending_id or "")
+    assume(pending is None or pending.marker != MINE)
     before = {name: held for name, held in world.consumers.items() if world.works(name)}
     on_current = set(before.values()) <= {world.labels.current_id}
     rotated = world.active(world.labels.current_id) and (
