@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +9,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
 from ledger import Ledger
+from ledger.clock import OffsetClock, wall_clock
 
 MIN_KEY_LENGTH = 32
 
@@ -57,19 +56,9 @@ ledger.check()
 
     def get_client(self) -> Ledger:
         """A ledger that opens its database at first use; close it when done."""
+        ahead = self.clock_offset_file
         return Ledger(
             self.url.get_secret_value(),
             key=self.key.get_secret_value().encode(),
-            clock=_clock(self.clock_offset_file),
+            clock=OffsetClock(Path(ahead)) if ahead else wall_clock,
         )
-
-
-def _clock(offset_file: str | None) -> Callable[[], datetime]:
-    if offset_file is None:
-        return lambda: datetime.now(UTC)
-    path = Path(offset_file)
-
-    def ahead() -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=float(path.read_text() or 0))
-
-    return ahead

@@ -22,8 +22,8 @@ from clients.http import Wire
 from clients.platform import PlatformClient
 from clients.twilio import TwilioClient
 from ledger import Ledger
+from ledger.clock import OffsetClock, wall_clock
 from portal.app import create_app
-from portal.clock import OffsetClock, wall_clock
 from portal.config import PortalConfig, load_config
 from recovery.errors import Misconfigured, RecoveryError, Unreachable
 

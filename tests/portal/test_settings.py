@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from ledger.clock import OffsetClock
 from portal.authenticity import masked_email
-from portal.clock import OffsetClock
 from portal.config import load_config
 from portal.forms import BeginForm, CodeForm, read
 from portal.keyed import Keyed, Sealer, new_code, new_cookie, session_hash

@@ -1,4 +1,4 @@
-"""The portal's time: the wall clock, moved ahead in rehearsals by what a file says."""
+"""The time of the ledger and the portal: the wall clock, moved ahead in rehearsals by a file."""
 
 import os
 from datetime import UTC, datetime, timedelta
