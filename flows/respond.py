@@ -237,6 +237,10 @@ async def _acts_before(case: Case) -> int:
 
 
 async def _settled(case: Case) -> int:
-    """How many acts have an outcome."""
+    """How many acts on the world have an outcome; looking at it (validate) is no act on it."""
     tally = await asyncio.to_thread(case.ledger.tally, case.incident_id)
-    return sum(n for (_, _, verdict), n in tally.verdicts.items() if verdict is not None)
+    return sum(
+        count
+        for (step, _, verdict), count in tally.verdicts.items()
+        if verdict is not None and not step.startswith(("validate.", "stage."))
+    )
