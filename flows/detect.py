@@ -21,6 +21,9 @@ from recovery.incident import Incident, Phase, ScopeCounts
 from tasks import detect as tasks
 from tasks.case import Case, open_case, preflight
 
+FROM_FILE = "scope.from_file"
+"""Marks an incident whose scope is a list, because the SIEM could not be asked."""
+
 
 @operator_flow("detect")
 async def detect(
@@ -40,7 +43,7 @@ async def detect(
         await preflight(case)
         return await scope(
             case,
-            window=_window(window_start, window_end),
+            window=given_window(window_start, window_end),
             scope_file=Path(scope_file) if scope_file else None,
             requested_by=requested_by,
         )
@@ -54,11 +57,14 @@ async def scope(
     requested_by: str,
 ) -> ScopeCounts:
     """Opens the incident where it is new, then stages and admits; shows the counts."""
+    if scope_file is None:
+        await case.siem.check()
     began = case.ledger.now()
     incident = await _open(case, window, scope_file, requested_by, began)
     ledger, incident_id = case.ledger, case.incident_id
     await asyncio.to_thread(ledger.mark, incident_id, f"{Phase.DETECT}.started")
     if scope_file is not None:
+        await asyncio.to_thread(ledger.mark, incident_id, FROM_FILE)
         await tasks.read_list(case, scope_file)
     else:
         await tasks.fetch_resets(case, start=incident.window_start, end=incident.window_end)
@@ -104,7 +110,8 @@ async def _open(
     )
 
 
-def _window(start: datetime | None, end: datetime | None) -> tuple[datetime, datetime] | None:
+def given_window(start: datetime | None, end: datetime | None) -> tuple[datetime, datetime] | None:
+    """The window as the form has it; raises Misconfigured where it is a half one."""
     if start is None and end is None:
         return None
     if start is None or end is None or start.tzinfo is None or end.tzinfo is None or start >= end:

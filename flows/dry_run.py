@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from flows.detect import scope
+from flows.detect import given_window, scope
 from flows.progress import show_markdown
 from ledger import Ledger
 from recovery import app_clients, contain, enroll
@@ -45,9 +45,7 @@ async def plan_response(
         try:
             await asyncio.to_thread(sketch.migrate)
             planned = case.sketched(sketch, Path(folder))
-            window = None
-            if window_start is not None and window_end is not None:
-                window = (window_start, window_end)
+            window = given_window(window_start, window_end)
             await scope(planned, window=window, scope_file=scope_file, requested_by="dry-run")
             incident = await asyncio.to_thread(sketch.incident, case.incident_id)
             return await _show_plan(planned, incident)

@@ -27,27 +27,29 @@ async def follow_up(
     """Send a fresh link to who was told and has not enrolled, within the runbook's budget.
 
     *Release* names accounts that stand in MANUAL and whose identity a person has proofed: they
-    get their first link. Their references are in the canonical list.
+    get their first link. Their references are in the canonical list, column `ref`.
     """
     try:
         async with open_case(incident_id, runbook) as case:
             await preflight(case)
-            released = list(release or [])
-            if released:
-                counts = await links.enroll_released(case, released, actor=requested_by)
-                get_run_logger().info("%s released: %s", len(released), counts)
+            asked = list(release or [])
+            released = 0
+            if asked:
+                released = await links.enroll_released(case, asked, actor=requested_by)
+                get_run_logger().info("%s of %s released", released, len(asked))
             waiting = await asyncio.to_thread(
                 lambda: [
                     account.ref
                     for account in case.ledger.accounts(incident_id, stages={Stage.NOTIFIED})
-                    if account.ref not in set(released)
+                    if account.ref not in set(asked)
                 ]
             )
             waiting = waiting if remind else []
             for start in range(0, len(waiting), CHUNK):
                 await links.remind(case, waiting[start : start + CHUNK])
             return Completed(
-                message=f"{len(released)} released, {len(waiting)} reminded within the budget."
+                message=f"{released} of {len(asked)} released, "
+                f"{len(waiting)} reminded within the budget."
             )
     except RecoveryError as error:
         get_run_logger().error("%s", error)

@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.approve import Rejected, pass_gate
 from flows.contain import contain
-from flows.detect import detect
+from flows.detect import FROM_FILE, detect
 from flows.dry_run import plan_response
 from flows.enroll import enroll
 from flows.forms import operator_flow
@@ -36,7 +36,7 @@ from flows.validate import validate
 from flows.waves import PhaseResult
 from recovery import notify as messages
 from recovery.accounts import Stage
-from recovery.errors import RecoveryError
+from recovery.errors import Misconfigured, RecoveryError
 from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
 from tasks.case import Case, open_case, preflight
 from tasks.rotate import retiring_secrets
@@ -91,6 +91,15 @@ async def respond(
 async def _recover(case: Case, requester: str) -> State[object]:
     """Everything after the scope. A run that is resumed at a gate goes straight there: what stands
     before the gate was finished when it asked."""
+    scope = await asyncio.to_thread(case.ledger.scope, case.incident_id)
+    if scope.admitted == 0:
+        raise Misconfigured(
+            "Admit the affected accounts",
+            subject=case.incident_id,
+            expected="at least one",
+            got=f"none of {scope.sighted} seen, {scope.unrostered} unknown to the roster",
+            advice="Check the window, detect.preset and exclusions, then start the run again.",
+        )
     before = await _acts_before(case)
     waiting = await _waiting_gate(case)
     if waiting not in ("notify", "retire"):
@@ -161,6 +170,8 @@ async def _last_words(case: Case, before: int) -> str:
 
 async def _look_again(case: Case, requester: str) -> bool:
     """Admits and contains who reset late or was ingested late; True where there was somebody."""
+    if await case.marked(FROM_FILE):
+        return False
     before = (await asyncio.to_thread(case.ledger.scope, case.incident_id)).admitted
     counts = await detect(case.incident_id, case.runbook, None, None, None, requester)
     if counts.admitted == before:

@@ -1,4 +1,4 @@
-"""Creates what the deployments stand on: work pool, global limits, block types, approvers' rules.
+"""Creates what the deployments stand on: work pool, global limits, block types.
 
 `python -m flows.setup [--runbook NAME]` is safe to repeat; it makes Prefect match the runbook.
 """
@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 import blocks
 from blocks.ledger import RecoveryLedger
 from flows.parameters import DEFAULT_RUNBOOK
+from recovery.errors import RecoveryError
 from recovery.policy import Quota, RecoveryPolicy, load_policy
 from tasks.case import ROOT
 from tasks.pace import limit_name
@@ -93,8 +94,13 @@ def main() -> None:
     parser.add_argument("--runbook", default=DEFAULT_RUNBOOK, help="a file in runbooks/")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    policy, _ = load_policy(ROOT / "runbooks" / f"{chosen.runbook}.yaml")
-    asyncio.run(set_up(policy))
+    for noisy in ("httpx", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        policy, _ = load_policy(ROOT / "runbooks" / f"{chosen.runbook}.yaml")
+        asyncio.run(set_up(policy))
+    except RecoveryError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

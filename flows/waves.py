@@ -12,11 +12,8 @@ from recovery.approvals import Decision, standing
 from recovery.gates import Hold, gate
 from recovery.incident import Phase, Tally
 from recovery.plans import overrule_plan
-from tasks.case import Case
+from tasks.case import BATCHES_AT_ONCE, Case
 from tasks.counts import BatchCounts
-
-BATCHES_AT_ONCE = 4
-"""Task runs of one wave side by side; the platform's quota is shared by all of them anyway."""
 
 BatchWork = Callable[[Case, BatchRef], Awaitable[BatchCounts]]
 

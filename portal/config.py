@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from portal.settings import PortalSettings
 from recovery.errors import Misconfigured
 
-ADVICE = "See docs for the portal's configuration; nothing was started."
+ADVICE = "See docs/systems.md, Portal; nothing was started."
 
 
 class _Section(BaseModel):

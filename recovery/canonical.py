@@ -36,6 +36,8 @@ COLUMNS = (
     "last_seen",
     "resets",
     "stage",
+    "stage_reason",
+    "ref",
     "locale",
 )
 
@@ -58,6 +60,8 @@ def to_frame(accounts: Iterable[Account]) -> pd.DataFrame:
             a.last_seen,
             a.resets,
             a.stage.value,
+            a.stage_reason,
+            a.ref,
             a.locale,
         )
         for a in accounts

@@ -162,7 +162,7 @@ def preview(policy: RecoveryPolicy, incident_id: str, *, locale: str = "en") -> 
         body = mail.text
         filled = {
             _HELLO: _catalog(message_locale(locale))["hello"].format(name="sam_r"),
-            _LINK: f"https://{_site(policy)}/#t=(a link for one person)",
+            _LINK: f"https://{_site(policy)}/enroll#t=(a link for one person)",
             _CODE: "123456",
         }
         for tag, value in filled.items():

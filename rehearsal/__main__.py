@@ -40,6 +40,7 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=LOG_WIDTH)
     # A plain kill ends a rehearsal as Ctrl-C does: with everything stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     match chosen.command:
         case "down":

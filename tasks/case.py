@@ -25,6 +25,8 @@ from recovery.policy import RecoveryPolicy, load_policy
 from tasks.pace import QuotaPace, check_limit
 
 ROOT = Path(__file__).resolve().parent.parent
+BATCHES_AT_ONCE = 4
+"""Batches of one wave side by side; they share the quotas."""
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 
@@ -65,6 +67,12 @@ class Case:
 
     def __repr__(self) -> str:
         return f"Case({self.incident_id!r}, {self.runbook!r})"
+
+    def width(self, wanted: int, system: str) -> int:
+        """How many requests one batch may have under way: the runbook's number, and never more
+        than its share of the system's limit on concurrent requests."""
+        concurrent: int = getattr(self.policy.quotas, system).concurrent
+        return max(1, min(wanted, concurrent // BATCHES_AT_ONCE))
 
     async def health(self, url: str) -> HealthReport:
         """How a consumer of a client secret is; not healthy is a value."""
@@ -179,11 +187,11 @@ async def _load(name: str, kind: type[AnyBlock]) -> AnyBlock:
 
 
 async def preflight(case: Case) -> None:
-    """Asks every system that a run depends on whether it answers, before the first act."""
+    """Asks the systems that every phase depends on whether they answer, before the first act.
+    Only scoping needs the SIEM, and asks it itself."""
     checks: tuple[Callable[[], Awaitable[None]], ...] = (
         case.secrets.check,
         case.platform.check,
-        case.siem.check,
     )
     for check in checks:
         await check()

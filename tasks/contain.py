@@ -39,7 +39,7 @@ async def revoke_batch(case: Case, batch: BatchRef) -> BatchCounts:
     worked = await spread(
         [p for p in plans if p.act in wanted],
         lambda plan: _contain(case, plan),
-        width=policy.contain.concurrency,
+        width=case.width(policy.contain.concurrency, "platform"),
     )
     await asyncio.to_thread(
         ledger.settle, case.incident_id, worked.results, advance=Stage.CONTAINED
@@ -130,7 +130,9 @@ async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
         return Outcome(act, Verdict.DONE)
 
     worked = await spread(
-        [*intention.fresh, *intention.unsettled], revoke, width=policy.concurrency
+        [*intention.fresh, *intention.unsettled],
+        revoke,
+        width=case.width(policy.concurrency, "platform"),
     )
     await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
     if worked.stopped_by is not None:

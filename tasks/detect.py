@@ -40,7 +40,9 @@ async def find_burst(case: Case, *, now: datetime) -> Burst | None:
         "%s buckets over %s days read; %s",
         len(buckets),
         policy.baseline.days,
-        "no burst" if burst is None else f"burst by {burst.method}, peak {burst.peak} a bucket",
+        "no burst"
+        if burst is None
+        else f"burst by {burst.method}, peak {burst.peak.count} in a bucket",
     )
     return burst
 

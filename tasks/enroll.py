@@ -73,7 +73,9 @@ async def issue_for(case: Case, accounts: list[Account]) -> BatchCounts:
         return Outcome(act, verdict, counts=(("authenticators", removed),))
 
     worked = await spread(
-        [*intention.fresh, *intention.unsettled], remove, width=policy.concurrency
+        [*intention.fresh, *intention.unsettled],
+        remove,
+        width=case.width(policy.concurrency, "platform"),
     )
     await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
     ready = {o.act.subject for o in worked.results if o.verdict.settled_well}

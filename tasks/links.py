@@ -68,15 +68,17 @@ async def fresh_links(case: Case, refs: Sequence[str]) -> BatchCounts:
     timeout_seconds=3600,
     **RETRIES,
 )
-async def enroll_released(case: Case, refs: Sequence[str], *, actor: str) -> BatchCounts:
-    """Accounts whose identity a person has proofed: from MANUAL to a link."""
+async def enroll_released(case: Case, refs: Sequence[str], *, actor: str) -> int:
+    """Accounts whose identity a person has proofed: from MANUAL to a link. Returns how many of
+    them really stood in MANUAL."""
     ledger, incident_id = case.ledger, case.incident_id
-    await asyncio.to_thread(ledger.release, incident_id, list(refs), actor=actor)
+    released = await asyncio.to_thread(ledger.release, incident_id, list(refs), actor=actor)
     accounts = await asyncio.to_thread(
         lambda: list(ledger.accounts(incident_id, stages={Stage.CONTAINED}, refs=refs))
     )
     await issue_for(case, accounts)
-    return await _write_to(case, [account.ref for account in accounts])
+    await _write_to(case, [account.ref for account in accounts])
+    return released
 
 
 async def _write_to(case: Case, refs: Sequence[str]) -> BatchCounts:

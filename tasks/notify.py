@@ -45,6 +45,7 @@ PROVIDER_LAG = timedelta(minutes=2)
 async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
     """NOTIFIED for who is due; a notice without a link for who is left to a person."""
     due = await asyncio.to_thread(case.ledger.due, batch, Stage.NOTIFIED)
+    due += await asyncio.to_thread(_half_told, case, batch)
     manual = await asyncio.to_thread(
         lambda: [
             account
@@ -58,6 +59,35 @@ async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
     if counts.total:
         get_run_logger().info("%s: %s", batch, counts)
     return counts
+
+
+def _half_told(case: Case, batch: BatchRef) -> list[Account]:
+    """Who is NOTIFIED and has a message whose outcome nobody knows: asked for again. For who has
+    enrolled meanwhile it does not matter any more, and that is written down."""
+    open_acts = {
+        record.act
+        for record in case.ledger.unsettled(batch.incident_id)
+        if record.act.step.startswith("notify.")
+    }
+    if not open_acts:
+        return []
+    members = {
+        account.ref: account
+        for account in case.ledger.accounts(
+            batch.incident_id,
+            stages={Stage.NOTIFIED, Stage.ENROLLED, Stage.VALIDATED},
+            wave=batch.wave,
+            refs={act.subject for act in open_acts},
+        )
+        if account.batch == batch.batch
+    }
+    moot = [
+        Outcome(act, Verdict.ALREADY, "enrolled meanwhile")
+        for act in open_acts
+        if act.subject in members and members[act.subject].stage is not Stage.NOTIFIED
+    ]
+    case.ledger.settle(batch.incident_id, moot)
+    return [account for account in members.values() if account.stage is Stage.NOTIFIED]
 
 
 async def notify_accounts(
@@ -294,7 +324,7 @@ class _Post:
             verdict, banner_id = await self._case.platform.post_banner(copy)
             return Outcome(letter.act, verdict, receipt=banner_id)
 
-        return await self._each(letters, post)
+        return await self._each(letters, post, "platform")
 
     async def _sms(self, letters: Sequence[_Letter]) -> list[Outcome]:
         async def send(letter: _Letter) -> Outcome:
@@ -303,7 +333,7 @@ class _Post:
                 return Outcome(letter.act, verdict, receipt)
             return Outcome(letter.act, verdict, receipt=receipt)
 
-        return await self._each(letters, send)
+        return await self._each(letters, send, "sms")
 
     def _sms_copy(self, letter: _Letter) -> SmsCopy:
         return notify.sms_copy(
@@ -316,7 +346,10 @@ class _Post:
         )
 
     async def _each(
-        self, letters: Sequence[_Letter], send: Callable[[_Letter], Awaitable[Outcome]]
+        self,
+        letters: Sequence[_Letter],
+        send: Callable[[_Letter], Awaitable[Outcome]],
+        system: str,
     ) -> list[Outcome]:
         async def guarded(letter: _Letter) -> Outcome:
             try:
@@ -328,7 +361,8 @@ class _Post:
             except (Unknown, Unreachable, RateLimited) as error:
                 return Outcome(letter.act, Verdict.UNKNOWN, type(error).__name__)
 
-        worked = await spread(letters, guarded, width=self._case.policy.notify.concurrency)
+        width = self._case.width(self._case.policy.notify.concurrency, system)
+        worked = await spread(letters, guarded, width=width)
         await self._settle(worked.results)
         if worked.stopped_by is not None:
             raise worked.stopped_by

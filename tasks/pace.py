@@ -14,6 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from recovery.errors import Misconfigured
 from recovery.policy import Quota
 
+SET_UP = "Create the limits with `python -m flows.setup --runbook` and the runbook's name"
 LEASE_TIMEOUT = 120.0
 """Seconds to wait for a lease before the run stops: the limit is then certainly stuck."""
 
@@ -64,14 +65,14 @@ class QuotaPace:
                 subject=self._limit,
                 expected="a global limit with slot decay",
                 got=type(error).__name__,
-                advice="Create the limits with `python -m flows.setup` and resume the run.",
+                advice=f"{SET_UP}, then resume the run.",
             ) from error
 
 
 async def check_limit(system: str, quota: Quota) -> None:
     """Raises Misconfigured unless the system's limit exists, is active and decays."""
     name = limit_name(system)
-    advice = "Create the limits with `python -m flows.setup` and start the run again."
+    advice = f"{SET_UP}, then start the run again."
     async with get_client() as client:
         try:
             limit = await client.read_global_concurrency_limit_by_name(name)

@@ -67,7 +67,7 @@ async def probe_enrolled(case: Case) -> BatchCounts:
         worked = await spread(
             [*intention.fresh, *intention.unsettled],
             probe,
-            width=case.policy.validation.concurrency,
+            width=case.width(case.policy.validation.concurrency, "platform"),
         )
         await asyncio.to_thread(ledger.settle, incident_id, worked.results, advance=Stage.VALIDATED)
         if worked.stopped_by is not None:
@@ -90,7 +90,9 @@ async def probe_contained(case: Case) -> Findings:
         live = await case.platform.live(account.account_id)
         return validate.judge(account, live, case.policy.contain)
 
-    worked = await spread(chosen, probe, width=case.policy.validation.concurrency)
+    worked = await spread(
+        chosen, probe, width=case.width(case.policy.validation.concurrency, "platform")
+    )
     if worked.stopped_by is not None:
         raise worked.stopped_by
     # Who enrolled while we looked has new sessions and a new password, and rightly so.

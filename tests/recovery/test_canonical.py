@@ -160,7 +160,7 @@ def test_the_exported_text(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").splitlines()[1] == (
         '"u-1","ana@example.com","\'+12025550123","ana","2026-11-23T09:30:00+00:00","app-1;app-2",'
         '"normal","brand","","1","2026-11-23T09:30:00+00:00","2026-11-23T09:30:00+00:00","2",'
-        '"SCOPED","de"'
+        '"SCOPED","","acc-x","de"'
     )
     write_json(to_frame([account("u-1")]), tmp_path / "list.json")
     (row,) = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))
