@@ -21,9 +21,8 @@ SHORT_RUN_TIMEOUT = 180.0
 WATCH_SECONDS = 0.5
 INCIDENT = "INC-2026-0142"
 THREE_DAYS = timedelta(hours=72)
-REMINDER = timedelta(hours=12)
-PROOFING = timedelta(hours=4)
-"""How long our team takes to see who the high-priority accounts belong to."""
+FOLLOW_UP = timedelta(hours=12)
+"""When who has not enrolled is reminded, and our team has proofed the high-priority accounts."""
 ROUND = timedelta(hours=3)
 """World time over which requests for fresh links are gathered."""
 
@@ -114,16 +113,15 @@ class Drive:
         start = self._rehearsal.world.clock.now()
         self._board.say("hours pass; people who are slow ask for fresh links")
         async with self._links_served():
-            await self._pass_time(start + PROOFING)
+            await self._pass_time(start + FOLLOW_UP)
             manual = await asyncio.to_thread(self._manual_refs)
-            self._board.say(f"after 4 hours {len(manual)} accounts have been proofed by hand")
-            await self._short_run("follow-up/follow-up", {"release": manual, "remind": False})
-            await self._pass_time(start + REMINDER)
-            self._board.say("after 12 hours the others are reminded")
-            await self._short_run("follow-up/follow-up", {})
+            self._board.say(
+                f"after 12 hours {len(manual)} accounts have been proofed by hand, others reminded"
+            )
+            await self._short_run("follow-up/follow-up", {"release": manual})
             await self._pass_time(start + THREE_DAYS)
-        self._board.say("after 72 hours the report is written anew")
-        await self._short_run("report/report", {})
+            self._board.say("after 72 hours the report is written anew")
+            await self._short_run("report/report", {})
 
     async def _pass_time(self, until: datetime) -> None:
         clock = self._rehearsal.world.clock

@@ -104,7 +104,6 @@ class Stage:
         say(f"Prefect up: {self.prefect.url}")
         await self._set_up()
         self._start_portal(jwks([signing_key]))
-        self.prefect.start_worker()
         await self._portal_ready()
         say(f"portal up: {self.portal_url}")
         await self._people_arrive()
@@ -166,6 +165,7 @@ class Stage:
             await operator.create_pool(WORK_POOL)
         finally:
             await operator.close()
+        self.prefect.start_worker()
         await asyncio.gather(
             self._finish("set-up", setup, documents), self._finish("prefect deploy", deploy, b"")
         )

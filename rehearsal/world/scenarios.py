@@ -11,9 +11,9 @@ class Scenario:
     title: str
     runbook: str = "rehearsal"
     """Which runbook of the recovery tool fits this world."""
-    platform_per_second: float = 200.0
+    platform_per_second: float = 300.0
     platform_concurrent: int = 32
-    sms_per_second: float = 100.0
+    sms_per_second: float = 200.0
     attacker_rate: float = 80.0
     traffic_scale: float = 1.0
 

@@ -28,6 +28,9 @@ _BY_HOUR = (3, 2, 2, 2, 3, 5, 9, 14, 19, 21, 20, 18, 17, 19, 20, 19, 17, 14, 12,
 _BY_WEEKDAY = (1.12, 1.06, 1.04, 1.04, 1.0, 0.72, 0.68)
 _RESETS_A_DAY = 90
 _SECOND = timedelta(seconds=1)
+_QUIET = timedelta(minutes=10)
+"""Around the burst there is no ordinary reset: a search that pads its window would take it in, and
+how many there are depends on the hour."""
 _FEWEST_RESETS, _MOST_RESETS = 60, 120
 _A_DAY = {"login": 1_160, "login_failed": 140, "api": 430, "mfa": 110, "password_change": 15}
 
@@ -129,19 +132,23 @@ def generate(
     """`days` of ordinary traffic up to `now` and the burst; the same for the same seed.
 
     The burst begins `burst_start` (12 minutes ago unless told) and resets every affected account,
-    some twice. `hits` says when an account's first reset was, where the world has decided that
-    already; ValueError if one lies outside of the burst. `scale` multiplies the ordinary traffic;
-    at 1.0 there are about 50,000 documents.
+    some twice. Ordinary traffic follows the hour and the weekday of `now`; the incident does not:
+    it is the same for the same seed on every day. `hits` says when an account's first reset was,
+    where the world has decided that already; ValueError if one lies outside of the burst. `scale`
+    multiplies the ordinary traffic; at 1.0 there are about 50,000 documents.
     """
     start = in_whole_ms(burst_start if burst_start is not None else now - timedelta(minutes=12))
     end = start + burst_length
     known = {account_id: in_whole_ms(at) for account_id, at in (hits or {}).items()}
     if any(not start <= at < end for at in known.values()):
         raise ValueError(f"a reset of the burst lies outside of {start} to {end}")
-    scribe = _Scribe(rng, now)
+    rng, everyday = random.Random(rng.getrandbits(64)), random.Random(rng.getrandbits(64))
+    scribe = _Scribe(everyday, now)
     everyone = [*affected, *ordinary]
+    quiet = (start - _QUIET, end + _QUIET)
     for day in range(days, 0, -1):
-        scribe.ordinary_day(now - timedelta(days=day), everyone, scale, (start, end))
+        scribe.ordinary_day(now - timedelta(days=day), everyone, scale, quiet)
+    scribe.turn_to(rng)
     bystanders = rng.sample(list(ordinary), k=min(len(ordinary), rng.choice((1, 2))))
     for person in bystanders:
         scribe.self_service(person, scribe.moment(start, end))
@@ -164,6 +171,11 @@ class _Scribe:
         self.documents: list[Document] = []
         self.resets: dict[str, Reset] = {}
 
+    def turn_to(self, rng: random.Random) -> None:
+        """Draws from another source from now on."""
+        self._rng = rng
+        self._make = DocumentMaker(rng)
+
     def moment(self, start: datetime, end: datetime) -> datetime:
         span = (end - start) // timedelta(milliseconds=1)
         return in_whole_ms(start) + timedelta(milliseconds=self._rng.randrange(span))
@@ -173,9 +185,9 @@ class _Scribe:
         day: datetime,
         everyone: Sequence[Person],
         scale: float,
-        burst: tuple[datetime, datetime],
+        quiet: tuple[datetime, datetime],
     ) -> None:
-        """The 24 hours that begin at `day`. No reset of theirs falls into the burst's window."""
+        """The 24 hours that begin at `day`. No reset of theirs falls into the quiet time."""
         if not everyone:
             return
         rng, make = self._rng, self._make
@@ -195,7 +207,7 @@ class _Scribe:
         resets = _poisson(rng, _RESETS_A_DAY * load)
         resets = round(min(_MOST_RESETS, max(_FEWEST_RESETS, resets)) * scale)
         for at in moments(resets):
-            if burst[0] <= at < burst[1]:
+            if quiet[0] <= at < quiet[1]:
                 continue
             person, chance = rng.choice(everyone), rng.random()
             if chance < 0.04:

@@ -13,7 +13,7 @@ import lzma
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ _KEY = 8
 _DEPTH = 4
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
-_PACKED = (
+_PACKED: tuple[tuple[bytes, Callable[[memoryview], bytes]], ...] = (
     (b"\x1f\x8b\x08", lambda data: zlib.decompressobj(31).decompress(data)),
     (b"\x78\x01", lambda data: zlib.decompressobj().decompress(data)),
     (b"\x78\x5e", lambda data: zlib.decompressobj().decompress(data)),

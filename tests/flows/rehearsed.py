@@ -3,11 +3,12 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +24,11 @@ from rehearsal.drive import Drive
 from rehearsal.operator import Operator, ResumeForm, RunState
 from rehearsal.prefect_server import ROOT
 from rehearsal.stage import Stage
+from rehearsal.world.platform_app import platform_app
+from rehearsal.world.platform_quota import AdminToken
 from rehearsal.world.scenarios import Scenario
+from rehearsal.world.serving import Loopback
+from rehearsal.world.siem_app import Credential, SiemApp
 from rehearsal.world.world import World
 
 RUNBOOKS = ROOT / "runbooks"
@@ -82,7 +87,6 @@ class Rehearsed:
 
     async def answer(self, run: RunState, values: Mapping[str, Any]) -> RunState:
         """Sends the form of a suspended run; the run as it ended, or as it waits again."""
-        self.codes.append(str(values["code"]))
         said = await self.operator.resume(run.run_id, values)
         assert said.startswith("ACCEPT"), said
         async with asyncio.timeout(RUN_TIMEOUT):
@@ -95,7 +99,8 @@ class Rehearsed:
     async def fresh_code(self, approver: str) -> str:
         signer = self.world.approvers[approver]
         await asyncio.sleep(signer.seconds_until_fresh())
-        return signer.code()
+        self.codes.append(signer.code())
+        return self.codes[-1]
 
     async def markdown(self, key: str) -> str:
         """The newest artifact of that key, as the UI shows it."""
@@ -126,11 +131,64 @@ class RecordingDrive(Drive):
 
 
 @asynccontextmanager
-async def rehearse(
-    folder: Path, *, accounts: int, seed: int, ahead: timedelta = timedelta(0)
-) -> AsyncIterator[Rehearsed]:
-    """Brings a stage up in `folder` and takes it down, whatever happens. `ahead` moves the world's
-    time from the start."""
+async def twin_world(rehearsed: Rehearsed, ahead: timedelta) -> AsyncIterator[str]:
+    """A SIEM and a platform made once more from the stage's seed, at another time, with a ledger of
+    another key; gives the runbook that works with them. The rest is the stage's own."""
+    stage = rehearsed.stage
+    clock_file, ledger_file = stage.folder / "twin-clock", stage.folder / "twin-ledger.db"
+    clock_file.write_text(str(ahead.total_seconds()))
+    world = World(
+        seed=stage.seed,
+        accounts=stage.accounts,
+        scenario=stage.scenario,
+        clock_file=clock_file,
+        bao=stage.bao,
+    )
+    world.platform.admin.add(AdminToken("twin-admin", per_second=200.0))
+    reader = Credential("api_key", "twin", "twin-reader")
+    siem = SiemApp(world.clock.now, world.traffic.documents, credentials=[reader])
+    ledger = {"url": f"sqlite:///{ledger_file}", "key": token_urlsafe(36)}
+    with closing(Ledger(ledger["url"], key=ledger["key"].encode(), clock=world.clock.now)) as new:
+        new.migrate()
+    try:
+        async with Loopback(platform_app(world.platform)) as platform, Loopback(siem) as search:
+            changes: dict[str, dict[str, str]] = {
+                "platform-admin": {"address": platform.url, "token": "twin-admin"},
+                "elasticsearch-siem": {
+                    "address": search.url,
+                    "api_key": reader.authorization.removeprefix("ApiKey "),
+                },
+                "recovery-ledger": {**ledger, "clock_offset_file": str(clock_file)},
+            }
+            for kind, fields in changes.items():
+                await _other_block(rehearsed.api, kind, fields)
+            runbook = rehearsed.changed(
+                "systems",
+                ledger="recovery-ledger/twin",
+                siem="elasticsearch-siem/twin",
+                platform="platform-admin/twin",
+            )
+            with runbook_file(runbook) as name:
+                yield name
+    finally:
+        world.vault.close()
+
+
+async def _other_block(api: httpx.AsyncClient, kind: str, fields: Mapping[str, str]) -> None:
+    """A block document `twin` like `main`, with other fields."""
+    found = await api.get(f"/block_types/slug/{kind}/block_documents/name/main")
+    found.raise_for_status()
+    main = found.json()
+    document = {name: main[name] for name in ("block_schema_id", "block_type_id")}
+    made = await api.post(
+        "/block_documents/", json={**document, "name": "twin", "data": {**main["data"], **fields}}
+    )
+    made.raise_for_status()
+
+
+@asynccontextmanager
+async def rehearse(folder: Path, *, accounts: int, seed: int) -> AsyncIterator[Rehearsed]:
+    """Brings a stage up in `folder` and takes it down, whatever happens."""
     document: Runbook = yaml.safe_load((RUNBOOKS / "rehearsal.yaml").read_text(encoding="utf-8"))
     document["report"] = {"directory": str(folder / "reports")}
     temporary = folder / "tmp"
@@ -139,11 +197,10 @@ async def rehearse(
         # What the processes leave behind is found where it is looked for.
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr(world_module, "LATE_BY", (LATE - timedelta(minutes=5), LATE))
-        scenario = Scenario("test", "a small case, everything works", runbook=name)
+        scenario = Scenario("test", "a small case", name, attacker_rate=20.0, traffic_scale=0.5)
         stage = Stage(folder / "stage", scenario=scenario, seed=seed, accounts=accounts)
         try:
             stage.prepare()
-            stage.clock_file.write_text(str(ahead.total_seconds()))
             await stage.up(lambda _: None)
             async with httpx.AsyncClient(base_url=stage.prefect.api, timeout=30) as api:
                 ledger, operator = stage.open_ledger(), Operator(stage.prefect.api)
