@@ -47,22 +47,32 @@ class ResumeForm:
 Approve = Callable[[ResumeForm], Awaitable[Mapping[str, Any]]]
 
 
+class Patient(httpx.AsyncHTTPTransport):
+    """Asks again where the server says 503: its SQLite was locked by another write, nothing was
+    done, and a person would click again."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(BUSY_TRIES):
+            answer = await super().handle_async_request(request)
+            if answer.status_code != 503:
+                return answer
+            await answer.aread()
+            await answer.aclose()
+            await asyncio.sleep(POLL_SECONDS)
+        return await super().handle_async_request(request)
+
+
 class Operator:
     """One browser's worth of REST calls to the Prefect API."""
 
     def __init__(self, api: str) -> None:
-        self._http = httpx.AsyncClient(base_url=api, timeout=30)
+        self._http = httpx.AsyncClient(base_url=api, timeout=30, transport=Patient())
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        for _ in range(BUSY_TRIES):
-            answer = await self._http.post(path, json=body)
-            if answer.status_code != 503:
-                break
-            # The server's SQLite was locked by another write; a person would click again.
-            await asyncio.sleep(POLL_SECONDS)
+        answer = await self._http.post(path, json=body)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

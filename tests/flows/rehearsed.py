@@ -21,7 +21,7 @@ import rehearsal.world.world as world_module
 from ledger import Ledger
 from rehearsal.board import Board
 from rehearsal.drive import Drive
-from rehearsal.operator import Operator, ResumeForm, RunState
+from rehearsal.operator import Operator, Patient, ResumeForm, RunState
 from rehearsal.prefect_server import ROOT
 from rehearsal.stage import Stage
 from rehearsal.world.platform_app import platform_app
@@ -202,7 +202,9 @@ async def rehearse(folder: Path, *, accounts: int, seed: int) -> AsyncIterator[R
         try:
             stage.prepare()
             await stage.up(lambda _: None)
-            async with httpx.AsyncClient(base_url=stage.prefect.api, timeout=30) as api:
+            async with httpx.AsyncClient(
+                base_url=stage.prefect.api, timeout=30, transport=Patient()
+            ) as api:
                 ledger, operator = stage.open_ledger(), Operator(stage.prefect.api)
                 try:
                     yield Rehearsed(stage, document, operator, api, ledger)
