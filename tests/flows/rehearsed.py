@@ -37,6 +37,7 @@ LATE = timedelta(minutes=20)
 look is so late; who wants to see late arrivals advances the world's clock."""
 RUN_TIMEOUT = 120.0
 POLL_SECONDS = 0.25
+BUSY_TRIES = 20
 
 Runbook = dict[str, Any]
 
@@ -51,6 +52,17 @@ def runbook_file(document: Runbook) -> Iterator[str]:
         yield name
     finally:
         path.unlink(missing_ok=True)
+
+
+async def ask(api: httpx.AsyncClient, method: str, path: str, body: object = None) -> Any:
+    """One call to Prefect's API, and again while its SQLite is locked by another write."""
+    for _ in range(BUSY_TRIES):
+        answer = await api.request(method, path, json=body)
+        if answer.status_code != 503:
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
 
 
 @dataclass(slots=True)
@@ -104,9 +116,7 @@ class Rehearsed:
 
     async def markdown(self, key: str) -> str:
         """The newest artifact of that key, as the UI shows it."""
-        answer = await self.api.get(f"/artifacts/{key}/latest")
-        answer.raise_for_status()
-        return str(answer.json()["data"])
+        return str((await ask(self.api, "GET", f"/artifacts/{key}/latest"))["data"])
 
     def drive(self) -> "RecordingDrive":
         return RecordingDrive(self)
@@ -176,14 +186,10 @@ async def twin_world(rehearsed: Rehearsed, ahead: timedelta) -> AsyncIterator[st
 
 async def _other_block(api: httpx.AsyncClient, kind: str, fields: Mapping[str, str]) -> None:
     """A block document `twin` like `main`, with other fields."""
-    found = await api.get(f"/block_types/slug/{kind}/block_documents/name/main")
-    found.raise_for_status()
-    main = found.json()
-    document = {name: main[name] for name in ("block_schema_id", "block_type_id")}
-    made = await api.post(
-        "/block_documents/", json={**document, "name": "twin", "data": {**main["data"], **fields}}
-    )
-    made.raise_for_status()
+    main = await ask(api, "GET", f"/block_types/slug/{kind}/block_documents/name/main")
+    kept = {name: main[name] for name in ("block_schema_id", "block_type_id")}
+    document = {**kept, "name": "twin", "data": {**main["data"], **fields}}
+    await ask(api, "POST", "/block_documents/", document)
 
 
 @asynccontextmanager

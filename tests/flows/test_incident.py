@@ -38,6 +38,7 @@ from tests.flows.rehearsed import (
     RecordingDrive,
     Rehearsed,
     Runbook,
+    ask,
     rehearse,
     runbook_file,
     twin_world,
@@ -191,16 +192,14 @@ async def test_a_missing_block_stops_the_run(rehearsed: Rehearsed) -> None:
 
 @pytest.mark.usefixtures("untouched")
 async def test_a_missing_limit_stops_the_run(rehearsed: Rehearsed) -> None:
-    found = await rehearsed.api.get("/v2/concurrency_limits/recovery-sms")
-    limit = found.json()
-    deleted = await rehearsed.api.delete(f"/v2/concurrency_limits/{limit['id']}")
-    assert deleted.status_code == 204
+    path = "/v2/concurrency_limits/"
+    limit = await ask(rehearsed.api, "GET", f"{path}recovery-sms")
+    await ask(rehearsed.api, "DELETE", f"{path}{limit['id']}")
     try:
         message = await stopped(rehearsed)
     finally:
-        again = {k: limit[k] for k in ("name", "limit", "active", "slot_decay_per_second")}
-        made = await rehearsed.api.post("/v2/concurrency_limits/", json=again)
-        made.raise_for_status()
+        kept = ("name", "limit", "active", "slot_decay_per_second")
+        await ask(rehearsed.api, "POST", path, {name: limit[name] for name in kept})
     assert message.startswith(
         "Look up a global limit (recovery-sms): expected it to exist, got none of that name. "
         "Create the limits with `python -m flows.setup"
@@ -462,11 +461,8 @@ async def canaries(rehearsed: Rehearsed, refusals: Refusals, whole: Whole) -> Ca
             "a client's secret in Vault", world.vault.read(f"apps/{client.id}")["client_secret"]
         )
     known.add("the introspector's secret", world.population.introspector.secret)
-    answer = await rehearsed.api.post(
-        "/block_documents/filter", json={"include_secrets": True, "limit": 200}
-    )
-    answer.raise_for_status()
-    for block in answer.json():
+    everything = {"include_secrets": True, "limit": 200}
+    for block in await ask(rehearsed.api, "POST", "/block_documents/filter", everything):
         fields = block["block_schema"]["fields"].get("secret_fields", [])
         for path, text in strings_in(block["data"], "block"):
             if any(path.startswith(f"block.{name.removesuffix('.*')}") for name in fields):
@@ -478,7 +474,11 @@ def _people(rehearsed: Rehearsed, known: Canaries) -> None:
     world = rehearsed.world
     for account in world.population.accounts.values():
         known.add("an address", account.email)
-        known.add("a phone", account.phone)
+        if account.phone and account.phone.isdigit():
+            # A malformed number, digits alone: a run id may hold the same ones by chance.
+            known.add_short("a phone", account.phone)
+        else:
+            known.add("a phone", account.phone)
         known.add("a handle", account.handle)
         known.add("a password", account.password)
         known.add("an old authenticator", account.totp_secret)
