@@ -22,16 +22,15 @@ from recovery.approvals import REFUSED_CODE
 from recovery.canonical import read_canonical
 from rehearsal.drive import INCIDENT, Finished
 from rehearsal.operator import RunState
-from rehearsal.world.people import LINK
 from rehearsal.world.registry import RESTART_JOB
 from rehearsal.world.wire_faults import PartialShards
+from tests.flows.canaries import canaries_of
 from tests.flows.leaks import (
     Canaries,
     Scanner,
     files_below,
     scan_all,
     shown,
-    strings_in,
     tables_of,
 )
 from tests.flows.rehearsed import (
@@ -450,69 +449,7 @@ async def test_a_second_run_does_nothing_more_and_says_so(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def canaries(rehearsed: Rehearsed, refusals: Refusals, whole: Whole) -> Canaries:
-    """Everything that is personal or secret in this world, old and new."""
-    world, known = rehearsed.world, Canaries()
-    _people(rehearsed, known)
-    _systems(rehearsed, known)
-    for client in world.population.clients.values():
-        known.add("a client's old secret", client.secret)
-        known.add("a client's secret", *(s.value for s in world.platform.secrets_of(client.id)))
-        known.add(
-            "a client's secret in Vault", world.vault.read(f"apps/{client.id}")["client_secret"]
-        )
-    known.add("the introspector's secret", world.population.introspector.secret)
-    everything = {"include_secrets": True, "limit": 200}
-    for block in await ask(rehearsed.api, "POST", "/block_documents/filter", everything):
-        fields = block["block_schema"]["fields"].get("secret_fields", [])
-        for path, text in strings_in(block["data"], "block"):
-            if any(path.startswith(f"block.{name.removesuffix('.*')}") for name in fields):
-                known.add(f"{path} of {block['block_type_name']}", text)
-    return known
-
-
-def _people(rehearsed: Rehearsed, known: Canaries) -> None:
-    world = rehearsed.world
-    for account in world.population.accounts.values():
-        known.add("an address", account.email)
-        if account.phone and account.phone.isdigit():
-            # A malformed number, digits alone: a run id may hold the same ones by chance.
-            known.add_short("a phone", account.phone)
-        else:
-            known.add("a phone", account.phone)
-        known.add("a handle", account.handle)
-        known.add("a password", account.password)
-        known.add("an old authenticator", account.totp_secret)
-        bound = world.platform.authenticators_of(account.id)
-        known.add("an authenticator", *(a.secret for a in bound))
-    known.add("a reset password", *(hit.new_password for hit in world.population.burst))
-    for credential in (*world.population.credentials, *world.attacker.held()):
-        known.add(f"a {credential.kind}", credential.value)
-    for received in world.mailboxes.everything():
-        for text in (received.text, received.html):
-            known.add("a link", *(m[0].partition("#t=")[2] for m in LINK.finditer(text or "")))
-    for name in rehearsed.world.approvers:
-        url = rehearsed.world.approvers[name].otpauth_url
-        known.add("an approver's key", pyotp.parse_uri(url).secret)
-    known.add_short("an approver's code", *rehearsed.codes)
-
-
-def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
-    access, stage = rehearsed.world.access, rehearsed.stage
-    for name in (
-        "platform_admin_token",
-        "platform_bind_token",
-        "siem_api_key",
-        "sendgrid_key",
-        "twilio_token",
-        "jenkins_token",
-        "introspector_secret",
-    ):
-        known.add(name, getattr(access, name))
-    known.add("Vault's root token", stage.bao.root_token)
-    known.add("the ledger's key", stage.ledger_key)
-    known.add("the code key", stage.code_key)
-    key = rehearsed.world.vault.read("recovery/enrollment-signing-key")
-    known.add("the signing key", *key["private_pem"].splitlines()[1:-1])
+    return await canaries_of(rehearsed)
 
 
 @pytest.fixture(scope="module")
