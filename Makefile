@@ -25,7 +25,7 @@ down: $(INSTALLED)  ## Stop what `make up` started.
 	@$(BIN)/python -m rehearsal down
 
 test: $(INSTALLED)  ## Run the tests.
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## Lint, format, types, import rules, runbooks.
 	@$(BIN)/ruff check .

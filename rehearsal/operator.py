@@ -12,6 +12,7 @@ import httpx
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 POLL_SECONDS = 0.4
 BUSY_TRIES = 10
+ANSWER_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,16 @@ Approve = Callable[[ResumeForm], Awaitable[Mapping[str, Any]]]
 
 class Patient(httpx.AsyncHTTPTransport):
     """Asks again where the server says 503: its SQLite was locked by another write, nothing was
-    done, and a person would click again."""
+    done, and a person would click again. A look that got no answer in time is repeated too."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         for _ in range(BUSY_TRIES):
-            answer = await super().handle_async_request(request)
+            try:
+                answer = await super().handle_async_request(request)
+            except httpx.TimeoutException:
+                if request.method != "GET":
+                    raise
+                continue
             if answer.status_code != 503:
                 return answer
             await answer.aread()
@@ -66,7 +72,7 @@ class Operator:
     """One browser's worth of REST calls to the Prefect API."""
 
     def __init__(self, api: str) -> None:
-        self._http = httpx.AsyncClient(base_url=api, timeout=30, transport=Patient())
+        self._http = httpx.AsyncClient(base_url=api, timeout=ANSWER_SECONDS, transport=Patient())
 
     async def close(self) -> None:
         await self._http.aclose()
