@@ -12,7 +12,7 @@ import httpx
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 POLL_SECONDS = 0.4
 BUSY_TRIES = 10
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

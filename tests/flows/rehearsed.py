@@ -209,7 +209,7 @@ async def rehearse(folder: Path, *, accounts: int, seed: int) -> AsyncIterator[R
             stage.prepare()
             await stage.up(lambda _: None)
             async with httpx.AsyncClient(
-                base_url=stage.prefect.api, timeout=15, transport=Patient()
+                base_url=stage.prefect.api, timeout=30, transport=Patient()
             ) as api:
                 ledger, operator = stage.open_ledger(), Operator(stage.prefect.api)
                 try:
