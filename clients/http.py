@@ -393,3 +393,18 @@ def _silence_libraries() -> None:
         logger = logging.getLogger(name)
         if logger.level < logging.WARNING:
             logger.setLevel(logging.WARNING)
+
+
+class OnWire:
+    """A client of one outside system, closed together with its wire."""
+
+    _wire: Wire
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._wire.aclose()

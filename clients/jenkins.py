@@ -10,12 +10,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self
 
 import httpx
 from pydantic import BaseModel
 
-from clients.http import Wire, segment
+from clients.http import OnWire, Wire, segment
 from recovery.errors import Incomplete, NotFound, RateLimited, Refused, Unknown, Unreachable
 
 _QUEUE_ITEM = re.compile(r"/queue/item/([0-9]{1,18})/?$")
@@ -78,7 +77,7 @@ class _Watch:
         await self._sleep(min(self._poll_seconds, left))
 
 
-class JenkinsClient:
+class JenkinsClient(OnWire):
     """Over a wire with Basic auth (user, API token). `monotonic` and `sleep` are for tests."""
 
     def __init__(
@@ -95,15 +94,6 @@ class JenkinsClient:
         self._timeout = timeout
         self._sleep = sleep
         self._monotonic = monotonic
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def run(
         self,

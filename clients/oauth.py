@@ -7,13 +7,13 @@ secret (`Unverified`), not about our set-up.
 
 import base64
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import quote_plus
 
 import httpx
 from pydantic import BaseModel, Field, SecretStr
 
-from clients.http import Wire
+from clients.http import OnWire, Wire
 from clients.http_answers import call_of, error_code, refusal
 from recovery.accounts import Verdict
 from recovery.errors import Unverified
@@ -29,7 +29,7 @@ class _IntrospectionAnswer(BaseModel):
     active: bool
 
 
-class OAuthClient:
+class OAuthClient(OnWire):
     """All calls may be repeated. Closing it closes the wire.
 
     `form_encode_credentials` follows RFC 6749 section 2.3.1, where id and secret are form-encoded
@@ -52,15 +52,6 @@ class OAuthClient:
         self._introspection_path = introspection_path
         self._me_path = me_path
         self._form_encode = form_encode_credentials
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def client_token(self, client_id: str, secret: SecretStr) -> SecretStr:
         """An access token for the client itself. Unverified where the secret is not accepted."""

@@ -5,12 +5,11 @@ The playbook's API is the default; another platform of this shape is described b
 
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import httpx
 from pydantic import SecretStr
 
-from clients.http import Wire, segment
+from clients.http import OnWire, Wire, segment
 from clients.platform_answers import (
     BannersAnswer,
     ClientsAnswer,
@@ -46,7 +45,7 @@ class NewSecret:
     value: SecretStr
 
 
-class PlatformClient:
+class PlatformClient(OnWire):
     """One admin credential at the platform. Everything but `create_secret` may be repeated.
 
     An unknown account or client raises NotFound, a deactivated account Conflict; both concern
@@ -56,15 +55,6 @@ class PlatformClient:
     def __init__(self, wire: Wire, paths: PlatformPaths | None = None) -> None:
         self._wire = wire
         self._paths = paths or PlatformPaths()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def check(self) -> None:
         """Returns where the platform answers and the admin token may read accounts."""

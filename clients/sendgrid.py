@@ -7,7 +7,6 @@ each other's address and share one link.
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Self
 
 from pydantic import BaseModel
 from sendgrid.helpers.mail import (
@@ -29,7 +28,7 @@ from sendgrid.helpers.mail import (
     TrackingSettings,
 )
 
-from clients.http import Wire
+from clients.http import OnWire, Wire
 from recovery.messages import EmailCopy, EmailText
 
 MOST_COPIES = 1_000
@@ -61,7 +60,7 @@ def split_batches(copies: Sequence[EmailCopy], size: int) -> list[list[EmailCopy
     return [turn[i : i + size] for turn in rounds for i in range(0, len(turn), size)]
 
 
-class SendGridClient:
+class SendGridClient(OnWire):
     """Sends from one verified sender. Closing it closes the wire.
 
     All tracking is off: it would put a stranger's host into the one link people may trust, and
@@ -81,15 +80,6 @@ class SendGridClient:
         self._sender_email = sender_email
         self._sender_name = sender_name
         self._bypass_unsubscribes = bypass_unsubscribes
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def send(self, text: EmailText, copies: Sequence[EmailCopy], *, category: str) -> str:
         """One request; SendGrid's id of it. It is accepted then, not delivered.

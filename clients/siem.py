@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Self
 from urllib.parse import quote
 
 import httpx
 
-from clients.http import Wire
+from clients.http import OnWire, Wire
 from clients.siem_answers import (
     AccountBucket,
     AccountsAnswer,
@@ -36,7 +35,7 @@ _PAGE = 1_000
 _KEEP_ALIVE = "5m"
 
 
-class ElasticsearchClient:
+class ElasticsearchClient(OnWire):
     """Reads one index pattern. Windows are [start, end); dates have a resolution of 1 ms.
 
     `until_lag` is how long documents take to become searchable: `reset_counts` leaves out the
@@ -56,15 +55,6 @@ class ElasticsearchClient:
         self._presets = tuple(presets)
         self._resets = _any_of(rule for preset in presets for rule in preset.rules)
         self._until_lag = until_lag
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def check(self) -> None:
         """Returns where the index can be searched and an Elasticsearch answers."""

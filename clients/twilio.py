@@ -6,7 +6,7 @@ hold phone numbers when messages are listed.
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import SecretStr
@@ -16,7 +16,7 @@ from twilio.http import AsyncHttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
 
-from clients.http import Wire, basic_authorization
+from clients.http import OnWire, Wire, basic_authorization
 from recovery.accounts import Verdict
 from recovery.errors import Incomplete, Misconfigured, RateLimited, RecoveryError, Refused, Unknown
 from recovery.messages import SmsCopy
@@ -38,7 +38,7 @@ def body_hash(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()
 
 
-class TwilioClient:
+class TwilioClient(OnWire):
     """Sends from one messaging service or one number. Closing it closes the wire.
 
     `auth` is (account SID, auth token) or (API key SID, its secret). `status_callback` gets our
@@ -67,15 +67,6 @@ class TwilioClient:
             account_sid,
             http_client=_WireHttp(wire, basic_authorization(*auth)),
         ).messages
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._wire.aclose()
 
     async def send(self, copy: SmsCopy) -> tuple[Verdict, str]:
         """(DONE, message SID) or (REFUSED, Twilio's code) for what is about this recipient: no
