@@ -1,12 +1,11 @@
 """Reading, proving and handing out the audit chain that every transaction appends to."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -15,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from ledger import schema
 from ledger.transaction import PAGE, Core
 from recovery.audit import AuditEntry, Head, Link, Tampered, record, to_line, verify_links
+from recovery.files import replace_private
 
 _audit = schema.audit
 _head = schema.audit_head
@@ -69,19 +69,15 @@ class AuditLog(Core):
         all and only its owner may read it. None exports the whole chain, which alone can be
         proven without the ledger; one incident's entries prove what `verify_extract` says."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         count = 0
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                for entry in self.audit(incident_id):
-                    file.write(to_line(entry) + "\n")
-                    count += 1
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+
+        def write(file: IO[str]) -> None:
+            nonlocal count
+            for entry in self.audit(incident_id):
+                file.write(to_line(entry) + "\n")
+                count += 1
+
+        replace_private(path, write)
         return count
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
+from pathlib import Path
 
 from ledger import Ledger
 from recovery.incident import ActRecord, ApprovalAttempt, Mark
+from recovery.policy import ReportPolicy
 from recovery.report import (
     AuditHead,
     ReportInput,
@@ -20,10 +22,15 @@ from recovery.report import (
 STEPS = ("contain", "enroll", "notify", "notify_manual", "skip", "rotate", "validate")
 
 
+BURST_PICTURE = "burst.svg"
+"""The file beside the report in which scoping leaves the picture of the burst."""
+
+
 def report_input(
-    ledger: Ledger, incident_id: str, targets: Targets, *, burst_picture: str = ""
+    ledger: Ledger, incident_id: str, policy: ReportPolicy, directory: Path
 ) -> ReportInput:
     """What `recovery.report` renders. Streams the acts; nothing of a person is in the result."""
+    picture = directory / BURST_PICTURE
     marks = ledger.marks(incident_id)
     seq, head = ledger.audit_head()
     return ReportInput(
@@ -39,8 +46,10 @@ def report_input(
         deliveries=ledger.deliveries(incident_id),
         audit=AuditHead(seq, head),
         generated_at=ledger.now(),
-        targets=targets,
-        burst_picture=burst_picture,
+        targets=Targets(
+            first_containment=policy.containment_target, remediation=policy.remediation_target
+        ),
+        burst_picture=picture.read_text() if picture.exists() else "",
     )
 
 

@@ -6,10 +6,7 @@ written in one piece, harmless when opened in a spreadsheet. `recovery.canonical
 
 import csv
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -18,6 +15,7 @@ import pandas as pd
 
 from recovery.accounts import Account
 from recovery.canonical_read import TRIGGERS, join_list, read_canonical
+from recovery.files import replace_private
 
 __all__ = ["COLUMNS", "read_canonical", "to_frame", "write_csv", "write_json"]
 
@@ -87,7 +85,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     def write(file: IO[str]) -> None:
         cells.to_csv(file, index=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
 
-    _replace(path, write)
+    replace_private(path, write)
 
 
 def write_json(frame: pd.DataFrame, path: Path) -> None:
@@ -102,7 +100,7 @@ def write_json(frame: pd.DataFrame, path: Path) -> None:
             file.write((",\n" if place else "\n") + json.dumps(row, ensure_ascii=False))
         file.write("\n]\n")
 
-    _replace(path, write)
+    replace_private(path, write)
 
 
 def _plain(value: object) -> str | int | list[str] | None:
@@ -129,19 +127,3 @@ def _cell(value: object) -> str:
 def _harmless(text: str) -> str:
     risky = text.lstrip(" ").startswith(TRIGGERS) or text.startswith("'")
     return "'" + text if risky else text
-
-
-def _replace(path: Path, write: Callable[[IO[str]], None]) -> None:
-    """Writes beside the file and renames: readers see the old list or the new one, whole. The
-    temporary file is created for its owner alone."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-        raise

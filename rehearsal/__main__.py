@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from recovery.files import write_private
 from rehearsal.board import Board
 from rehearsal.drive import INCIDENT, Drive
-from rehearsal.files import write_private
 from rehearsal.prefect_server import ROOT
 from rehearsal.stage import REQUESTER, Stage
 from rehearsal.summary import show_summary
@@ -160,8 +160,12 @@ async def _serve(stage: Stage, console: Console) -> int:
     try:
         await stage.up(console.print)
         keys = UP_FOLDER / "approvers.json"
-        write_private(keys, {n: a.otpauth_url for n, a in stage.world.approvers.items()})
-        write_private(READY_FILE, {"pid": os.getpid(), "text": _explanation(stage)})
+        write_private(
+            keys, json.dumps({n: a.otpauth_url for n, a in stage.world.approvers.items()}, indent=2)
+        )
+        write_private(
+            READY_FILE, json.dumps({"pid": os.getpid(), "text": _explanation(stage)}, indent=2)
+        )
         await stage.people.run_prompt(asyncio.Event(), longest=LONGEST_LIFE)
     finally:
         READY_FILE.unlink(missing_ok=True)

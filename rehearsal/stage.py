@@ -18,8 +18,8 @@ from cryptography.fernet import Fernet
 
 from ledger import Ledger
 from recovery.enroll import Issuer, jwks, new_signing_key
+from recovery.files import write_private
 from recovery.policy import RecoveryPolicy, load_policy
-from rehearsal.files import write_private
 from rehearsal.operator import Operator
 from rehearsal.prefect_server import ROOT, WORK_POOL, PrefectServer, free_port
 from rehearsal.processes import Child, memory_of_groups, start
@@ -269,7 +269,7 @@ class Stage:
             "clock_offset_file": str(self.clock_file),
         }
         path = self.folder / "portal.json"
-        write_private(path, config)
+        write_private(path, json.dumps(config, indent=2))
         port = self.portal_url.rsplit(":", 1)[1]
         self.portal = start(
             "portal",

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from ledger import Ledger
 from ledger.reporting import report_input
+from recovery.files import write_private
 from recovery.report import (
     ReportInput,
-    Targets,
     WorldCheck,
     WorldFacts,
     kpis,
@@ -40,8 +40,8 @@ def show_summary(
     if any(i.incident_id == INCIDENT for i in ledger.incidents()):
         report = _with_world(ledger, stage, finished)
         if directory.exists():
-            (directory / "report.html").write_text(render_html(report), encoding="utf-8")
-            (directory / "report.md").write_text(render_markdown(report), encoding="utf-8")
+            write_private(directory / "report.html", render_html(report))
+            write_private(directory / "report.md", render_markdown(report))
         console.print(_kpi_table(report))
         console.print(_timeline_table(report))
         console.print(_phase_table(report))
@@ -54,17 +54,7 @@ def show_summary(
 
 
 def _with_world(ledger: Ledger, stage: Stage, finished: Finished) -> ReportInput:
-    picture = stage.reports / INCIDENT / "burst.svg"
-    policy = stage.policy.report
-    targets = Targets(
-        first_containment=policy.containment_target, remediation=policy.remediation_target
-    )
-    found = report_input(
-        ledger,
-        INCIDENT,
-        targets,
-        burst_picture=picture.read_text() if picture.exists() else "",
-    )
+    found = report_input(ledger, INCIDENT, stage.policy.report, stage.reports / INCIDENT)
     checks = tuple(WorldCheck(c.name, c.passed, c.found) for c in finished.checks)
     return replace(found, world=WorldFacts(finished.attacker_last_accepted, checks))
 

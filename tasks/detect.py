@@ -7,16 +7,16 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ledger.reporting import BURST_PICTURE
 from recovery import canonical, detect, waves
 from recovery.accounts import Affected, RosterEntry, Sighting
 from recovery.detect import Burst
 from recovery.errors import Misconfigured
+from recovery.files import write_private
 from recovery.incident import ScopeCounts
 from tasks.case import Case
-from tasks.files import write_private
 from tasks.retries import RETRIES
 
-BURST_PICTURE = "burst.svg"
 ROSTER_CHUNK = 1000
 """Sightings joined with the roster at a time."""
 
