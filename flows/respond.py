@@ -41,6 +41,9 @@ from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
 from tasks.case import Case, open_case, preflight
 from tasks.rotate import retiring_secrets
 
+COVERED = "gate.contain.covers."
+"""Begins the mark that names the last wave whose containment was approved."""
+
 
 @operator_flow("respond")
 async def respond(
@@ -202,9 +205,6 @@ async def _contain_all(case: Case, requester: str) -> None:
             await pass_gate(case, plan, case.policy.approvals.contain, requester=requester)
         await asyncio.to_thread(ledger.mark, incident_id, f"{COVERED}{last}")
     await _through(case, requester, contain)
-
-
-COVERED = "gate.contain.covers."
 
 
 async def _covered_wave(case: Case) -> int:

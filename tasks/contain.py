@@ -10,12 +10,12 @@ from clients.oauth import OAuthClient
 from recovery import contain
 from recovery.accounts import Act, BatchRef, Outcome, Stage, Verdict
 from recovery.contain import Containment
-from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable, Unverified
+from recovery.errors import NotFound, Refused, Unverified
 from recovery.validate import still_alive
+from tasks.acts import NO_ACCOUNT, UNFINISHED, carry_out, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
-from tasks.spread import spread
 
 APP_TOKENS_STEP = "contain.app_tokens"
 PASSES = 3
@@ -31,23 +31,18 @@ PASSES = 3
 )
 async def revoke_batch(case: Case, batch: BatchRef) -> BatchCounts:
     """CONTAINED for every account of the batch that is due; repeating it is harmless."""
-    ledger, policy = case.ledger, case.policy
-    due = await asyncio.to_thread(ledger.due, batch, Stage.CONTAINED)
-    plans = contain.plan(due, policy.contain, policy.exclusions)
-    intention = await asyncio.to_thread(ledger.intend, case.incident_id, [p.act for p in plans])
-    wanted = {*intention.fresh, *intention.unsettled}
-    worked = await spread(
-        [p for p in plans if p.act in wanted],
-        lambda plan: _contain(case, plan),
+    policy = case.policy
+    due = await asyncio.to_thread(case.ledger.due, batch, Stage.CONTAINED)
+    plans = {p.act: p for p in contain.plan(due, policy.contain, policy.exclusions)}
+    carried = await carry_out(
+        case,
+        plans,
+        lambda act: _contain(case, plans[act]),
         width=case.width(policy.contain.concurrency, "platform"),
+        advance=Stage.CONTAINED,
     )
-    await asyncio.to_thread(
-        ledger.settle, case.incident_id, worked.results, advance=Stage.CONTAINED
-    )
-    if worked.stopped_by is not None:
-        raise worked.stopped_by
-    counts = counted(worked.results)
-    if worked.results:
+    counts = counted(carried.now.or_raise())
+    if counts.total:
         get_run_logger().info("%s: %s", batch, counts)
     return counts
 
@@ -66,12 +61,10 @@ async def _contain(case: Case, plan: Containment) -> Outcome:
             if not alive:
                 break
     except NotFound:
-        return Outcome(plan.act, Verdict.REFUSED, "the platform does not know the account")
-    except Refused as error:
-        return Outcome(plan.act, Verdict.REFUSED, error.code)
-    except (Unknown, Unreachable, RateLimited) as error:
+        return Outcome(plan.act, Verdict.REFUSED, NO_ACCOUNT)
+    except (Refused, *UNFINISHED) as error:
         # Some of the kills may have happened. Containing repeats, so the next run settles it.
-        return Outcome(plan.act, Verdict.UNKNOWN, type(error).__name__)
+        return failed(plan.act, error)
     if alive:
         return Outcome(plan.act, Verdict.REFUSED, "; ".join(alive))
     verdict = Verdict.DONE if any(killed.values()) else Verdict.ALREADY
@@ -107,8 +100,6 @@ async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
         lambda: list(ledger.accounts(case.incident_id, stages=set(Stage) - {Stage.EXCLUDED}))
     )
     tokens = {a.ref: stored.data[a.account_id] for a in accounts if a.account_id in stored.data}
-    acts = {ref: Act(ref, f"{APP_TOKENS_STEP}.{client_id}") for ref in tokens}
-    intention = await asyncio.to_thread(ledger.intend, case.incident_id, list(acts.values()))
     _, secret = await case.secrets.current(
         case.policy.rotate.vault_path.format(client_id=client_id)
     )
@@ -119,25 +110,21 @@ async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
         try:
             await oauth.revoke(client_id, secret, token, "refresh_token")
             alive = await oauth.active(client_id, secret, token)
-        except Refused as error:
-            return Outcome(act, Verdict.REFUSED, error.code)
         except Unverified:
             return Outcome(act, Verdict.REFUSED, "the client's own secret was not accepted")
-        except (Unknown, Unreachable, RateLimited) as error:
-            return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
+        except (Refused, *UNFINISHED) as error:
+            return failed(act, error)
         if alive:
             return Outcome(act, Verdict.REFUSED, "still active after revocation")
         return Outcome(act, Verdict.DONE)
 
-    worked = await spread(
-        [*intention.fresh, *intention.unsettled],
+    carried = await carry_out(
+        case,
+        [Act(ref, f"{APP_TOKENS_STEP}.{client_id}") for ref in tokens],
         revoke,
         width=case.width(policy.concurrency, "platform"),
     )
-    await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
-    if worked.stopped_by is not None:
-        raise worked.stopped_by
-    counts = counted(worked.results)
-    if worked.results:
+    counts = counted(carried.now.or_raise())
+    if counts.total:
         get_run_logger().info("tokens of %s: %s", client_id, counts)
     return counts

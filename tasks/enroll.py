@@ -8,11 +8,11 @@ from prefect.cache_policies import NO_CACHE
 
 from recovery import enroll
 from recovery.accounts import Account, Act, BatchRef, Outcome, Stage, Verdict
-from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from recovery.errors import NotFound, Refused
+from tasks.acts import NO_ACCOUNT, UNFINISHED, carry_out, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
-from tasks.spread import spread
 
 REMOVE_STEP = "enroll.remove_authenticators"
 
@@ -59,30 +59,22 @@ async def issue_for(case: Case, accounts: list[Account]) -> BatchCounts:
         await asyncio.to_thread(ledger.issue, case.incident_id, [a.ref for a in accounts])
         return BatchCounts(done=len(accounts))
     by_act = {Act(a.ref, REMOVE_STEP): a for a in accounts}
-    intention = await asyncio.to_thread(ledger.intend, case.incident_id, list(by_act))
 
     async def remove(act: Act) -> Outcome:
         try:
             verdict, removed = await case.platform.remove_authenticators(by_act[act].account_id)
         except NotFound:
-            return Outcome(act, Verdict.REFUSED, "the platform does not know the account")
-        except Refused as error:
-            return Outcome(act, Verdict.REFUSED, error.code)
-        except (Unknown, Unreachable, RateLimited) as error:
-            return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
+            return Outcome(act, Verdict.REFUSED, NO_ACCOUNT)
+        except (Refused, *UNFINISHED) as error:
+            return failed(act, error)
         return Outcome(act, verdict, counts=(("authenticators", removed),))
 
-    worked = await spread(
-        [*intention.fresh, *intention.unsettled],
-        remove,
-        width=case.width(policy.concurrency, "platform"),
+    carried = await carry_out(
+        case, by_act, remove, width=case.width(policy.concurrency, "platform")
     )
-    await asyncio.to_thread(ledger.settle, case.incident_id, worked.results)
-    ready = {o.act.subject for o in worked.results if o.verdict.settled_well}
-    ready |= {act.subject for act in intention.settled}
+    ready = {o.act.subject for o in carried.now.results if o.verdict.settled_well}
+    ready |= {act.subject for act in carried.before}
     await asyncio.to_thread(
         ledger.issue, case.incident_id, [a.ref for a in accounts if a.ref in ready]
     )
-    if worked.stopped_by is not None:
-        raise worked.stopped_by
-    return counted(worked.results)
+    return counted(carried.now.or_raise())

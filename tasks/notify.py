@@ -18,10 +18,11 @@ from clients.twilio import body_hash
 from recovery import enroll, notify
 from recovery.accounts import Account, Act, BatchRef, Channel, Outcome, Stage, Verdict
 from recovery.enroll import SigningKey, read_signing_key
-from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable
+from recovery.errors import NotFound, Refused
 from recovery.incident import Enrollment, Intention
 from recovery.messages import BannerCopy, EmailCopy, SmsCopy
 from recovery.notify import NoticeKind, PlannedNotice, Skipped
+from tasks.acts import UNFINISHED, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
@@ -300,9 +301,9 @@ class _Post:
                     *await self._one_request(locale, kind, copies[:half], by_id),
                     *await self._one_request(locale, kind, copies[half:], by_id),
                 ]
-            outcomes = [Outcome(act, Verdict.REFUSED, error.code) for act in acts]
-        except (Unknown, Unreachable, RateLimited) as error:
-            outcomes = [Outcome(act, Verdict.UNKNOWN, type(error).__name__) for act in acts]
+            outcomes = [failed(act, error) for act in acts]
+        except UNFINISHED as error:
+            outcomes = [failed(act, error) for act in acts]
         else:
             outcomes = [Outcome(act, Verdict.DONE, receipt=receipt) for act in acts]
         await self._settle(outcomes)
@@ -356,17 +357,13 @@ class _Post:
                 return await send(letter)
             except NotFound:
                 return Outcome(letter.act, Verdict.REFUSED, "not found")
-            except Refused as error:
-                return Outcome(letter.act, Verdict.REFUSED, error.code)
-            except (Unknown, Unreachable, RateLimited) as error:
-                return Outcome(letter.act, Verdict.UNKNOWN, type(error).__name__)
+            except (Refused, *UNFINISHED) as error:
+                return failed(letter.act, error)
 
         width = self._case.width(self._case.policy.notify.concurrency, system)
         worked = await spread(letters, guarded, width=width)
         await self._settle(worked.results)
-        if worked.stopped_by is not None:
-            raise worked.stopped_by
-        return worked.results
+        return worked.or_raise()
 
     # Asking the provider about what was begun and never settled.
 

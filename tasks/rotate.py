@@ -12,9 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from recovery import app_clients, rotate
 from recovery.accounts import Act, Outcome, Stage, Verdict
 from recovery.app_clients import AppClient, Consumer
-from recovery.errors import RateLimited, RecoveryError, Refused, Unknown, Unreachable, Unverified
+from recovery.errors import RecoveryError, Refused, Unverified
 from recovery.incident import ClientRecord
 from recovery.rotate import Evidence, Move, Observed, Proof, Step, StepKind
+from tasks.acts import UNFINISHED
 from tasks.case import Case
 from tasks.retries import RETRIES
 
@@ -178,7 +179,7 @@ class _Rotation:
         act = await self._intend(f"{rotate.STEP}.{step.kind}.{step.move}")
         try:
             receipt = await self._move(step, observed, client)
-        except (Unreachable, RateLimited, Unknown) as error:
+        except UNFINISHED as error:
             # Looking again tells what happened; nothing is done twice.
             await self._settle(act, Verdict.UNKNOWN, type(error).__name__)
             self._doubt_or_raise(step, error)

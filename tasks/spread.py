@@ -18,6 +18,12 @@ class Spread(Generic[Result]):
     results: list[Result]
     stopped_by: RecoveryError | None
 
+    def or_raise(self) -> list[Result]:
+        """The results, where nothing stopped the rest."""
+        if self.stopped_by is not None:
+            raise self.stopped_by
+        return self.results
+
 
 async def spread(
     items: Iterable[Item], act: Callable[[Item], Awaitable[Result]], *, width: int

@@ -8,8 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from recovery import validate
 from recovery.accounts import Account, Act, Outcome, Stage, Verdict
-from recovery.errors import NotFound, RateLimited, Refused, Unknown, Unreachable, Unverified
+from recovery.errors import NotFound, Refused, Unverified
 from recovery.validate import Probe, ProbeKind
+from tasks.acts import NO_ACCOUNT, UNFINISHED, carry_out, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
@@ -51,28 +52,26 @@ async def probe_enrolled(case: Case) -> BatchCounts:
     )
     for start in range(0, len(enrolled), ENROLLED_CHUNK):
         by_act = {Act(a.ref, STEP): a for a in enrolled[start : start + ENROLLED_CHUNK]}
-        intention = await asyncio.to_thread(ledger.intend, incident_id, list(by_act))
 
         async def probe(act: Act, by_act: dict[Act, Account] = by_act) -> Outcome:
             try:
                 live = await case.platform.live(by_act[act].account_id)
             except (NotFound, Refused):
-                return Outcome(act, Verdict.REFUSED, "the platform does not know the account")
-            except (Unknown, Unreachable, RateLimited) as error:
-                return Outcome(act, Verdict.UNKNOWN, type(error).__name__)
+                return Outcome(act, Verdict.REFUSED, NO_ACCOUNT)
+            except UNFINISHED as error:
+                return failed(act, error)
             judgement = validate.judge(by_act[act], live, case.policy.contain)
             verdict = Verdict.DONE if judgement.passed else Verdict.REFUSED
             return Outcome(act, verdict, "" if judgement.passed else judgement.detail)
 
-        worked = await spread(
-            [*intention.fresh, *intention.unsettled],
+        carried = await carry_out(
+            case,
+            by_act,
             probe,
             width=case.width(case.policy.validation.concurrency, "platform"),
+            advance=Stage.VALIDATED,
         )
-        await asyncio.to_thread(ledger.settle, incident_id, worked.results, advance=Stage.VALIDATED)
-        if worked.stopped_by is not None:
-            raise worked.stopped_by
-        total = total + counted(worked.results)
+        total = total + counted(carried.now.or_raise())
     return total
 
 
@@ -93,8 +92,7 @@ async def probe_contained(case: Case) -> Findings:
     worked = await spread(
         chosen, probe, width=case.width(case.policy.validation.concurrency, "platform")
     )
-    if worked.stopped_by is not None:
-        raise worked.stopped_by
+    judgements = worked.or_raise()
     # Who enrolled while we looked has new sessions and a new password, and rightly so.
     now = await asyncio.to_thread(
         lambda: {
@@ -104,7 +102,7 @@ async def probe_contained(case: Case) -> Findings:
             )
         }
     )
-    return _found("contained accounts", [j for j in worked.results if j.subject not in now])
+    return _found("contained accounts", [j for j in judgements if j.subject not in now])
 
 
 @task(task_run_name="try old passwords", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -138,7 +136,7 @@ async def probe_clients(case: Case) -> Findings:
             got: int | None = 200
         except Unverified:
             got = 401
-        except (Unreachable, Unknown, RateLimited):
+        except UNFINISHED:
             got = None
         judgements.append(validate.judge_probe(Probe(record.client_id, ProbeKind.NEW_SECRET, got)))
     for client in await case.platform.app_clients([j.subject for j in judgements]):
