@@ -1,100 +1,10 @@
 """A person at the platform over real HTTP: sign-in, forced reset, authenticators, banners."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-import aiohttp
-import pyotp
-import pytest
-from multidict import CIMultiDictProxy
-
-from rehearsal.world.cast import AccountSeed
-from rehearsal.world.clock import WorldClock
 from rehearsal.world.credentials import Credential, CredentialKind
 from rehearsal.world.platform_accounts import AccountStatus
-from rehearsal.world.platform_app import platform_app
-from rehearsal.world.platform_quota import AdminToken, Scope
-from rehearsal.world.platform_state import PlatformState
-from rehearsal.world.population import Population, populate
-from rehearsal.world.serving import Loopback
-
-ADMIN, BIND = "adm_test", "bind_test"
-SECRET = pyotp.random_base32()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: Any
-    headers: CIMultiDictProxy[str]
-
-
-@dataclass(frozen=True)
-class World:
-    population: Population
-    state: PlatformState
-    clock: WorldClock
-    url: str
-    http: aiohttp.ClientSession
-
-    async def call(
-        self, method: str, path: str, document: object = None, *, bearer: str | None = None
-    ) -> Answer:
-        headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-        async with self.http.request(
-            method, self.url + path, json=document, headers=headers
-        ) as answer:
-            body = await answer.json() if await answer.read() else None
-            return Answer(answer.status, body, answer.headers)
-
-    async def admin(self, method: str, path: str, document: object = None) -> Answer:
-        return await self.call(method, f"/admin{path}", document, bearer=ADMIN)
-
-    async def login(self, handle: str, password: str, code: str | None = None) -> Answer:
-        return await self.call(
-            "POST", "/login", {"handle": handle, "password": password, "totp": code}
-        )
-
-    def code(self, secret: str) -> str:
-        return pyotp.TOTP(secret).at(self.clock.now())
-
-    def affected(self, *, with_totp: bool) -> AccountSeed:
-        return next(
-            self.population.accounts[one]
-            for one in self.population.affected_ids
-            if (self.population.accounts[one].totp_secret is not None) == with_totp
-        )
-
-    def bystander(self) -> AccountSeed:
-        return list(self.population.accounts.values())[-1]
-
-    def credentials(self, kind: CredentialKind, account_id: str | None = None) -> list[Credential]:
-        return [
-            c
-            for c in self.population.credentials
-            if c.kind is kind and account_id in (None, c.account_id)
-        ]
-
-
-@pytest.fixture(scope="module")
-def population() -> Population:
-    return populate(7, accounts=24, members=12, clients=4)
-
-
-@pytest.fixture
-async def world(population: Population) -> AsyncIterator[World]:
-    clock = WorldClock()
-    tokens = [
-        AdminToken(ADMIN, per_second=2000, concurrent=50),
-        AdminToken(BIND, scopes=frozenset({Scope.BIND})),
-    ]
-    state = PlatformState(
-        population, clock, admin_tokens=tokens, consumers_url="http://127.0.0.1:9/"
-    )
-    async with Loopback(platform_app(state)) as server, aiohttp.ClientSession() as http:
-        yield World(population, state, clock, server.url, http)
+from tests.rehearsal.platform_world import BIND, SECRET, World
 
 
 async def test_recovery_of_one_person_from_forced_reset_to_login(world: World) -> None:
