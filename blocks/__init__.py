@@ -1,5 +1,6 @@
 """With what: Prefect blocks that hold an address, its secrets and `get_client()`; nothing else."""
 
+from blocks.checkpoints import CheckpointFolder
 from blocks.email import SendGridEmail
 from blocks.jenkins import JenkinsCi
 from blocks.ledger import RecoveryLedger
@@ -11,6 +12,7 @@ from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
 
 __all__ = [
+    "CheckpointFolder",
     "ElasticsearchSiem",
     "EnrollmentPortal",
     "JenkinsCi",

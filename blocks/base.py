@@ -14,6 +14,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 
 from recovery.accounts import Sighting, Verdict
+from recovery.checkpoint import Checkpoint, Kept
 from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
 
@@ -94,6 +95,13 @@ class SmsClient(Closing, Protocol):
     async def sent_since(self, to: str, since: datetime) -> list[tuple[str, str]]: ...
 
 
+class CheckpointStore(Protocol):
+    """Keeps notes for ever; nothing that was kept is changed or removed."""
+
+    async def keep(self, checkpoint: Checkpoint, note: bytes, leaves: bytes) -> None: ...
+    async def kept(self) -> Kept: ...
+
+
 class SiemBlock(Block, ABC):
     """Where password resets are logged."""
 
@@ -126,6 +134,14 @@ class CiBlock(Block, ABC):
     @abstractmethod
     def get_client(self, pace: Pace | None = None) -> JenkinsClient:
         """`pace` is awaited before every request."""
+
+
+class CheckpointBlock(Block, ABC):
+    """A second place for checkpoints of the audit log."""
+
+    @abstractmethod
+    def get_client(self) -> CheckpointStore:
+        """A store; nothing is written before its first use."""
 
 
 class EmailBlock(Block, ABC):

@@ -223,17 +223,24 @@ class VaultClient:
         )
         return decoded(answer.rpartition(":")[2], 64, "Sign with a key in Vault", key)
 
-    async def public_key(self, key: str) -> bytes:
-        """The raw 32 bytes of the newest version of a transit ed25519 key."""
+    async def public_keys(self, key: str) -> list[bytes]:
+        """The raw 32 bytes of every version of a transit ed25519 key, the newest first."""
         data = await self._calls.run(
             lambda vault: vault.secrets.transit.read_key(key, mount_point=self._transit)["data"],
             attempted="Read a public key from Vault",
             subject=f"{self._transit}/keys/{safe(key)}",
             repeatable=True,
         )
-        newest = data["keys"][str(data["latest_version"])]
-        encoded = newest.get("public_key", "") if isinstance(newest, dict) else ""
-        return decoded(encoded, 32, "Read a public key from Vault", key)
+        versions = sorted(data["keys"].items(), key=lambda item: int(item[0]), reverse=True)
+        return [
+            decoded(
+                version.get("public_key", "") if isinstance(version, dict) else "",
+                32,
+                "Read a public key from Vault",
+                key,
+            )
+            for _, version in versions
+        ]
 
     async def unwrap(self, token: SecretStr) -> Mapping[str, SecretStr]:
         """What was wrapped for us; works once, and without our login.

@@ -15,8 +15,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def operator_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """A flow of that name whose runs are called `name INC-…`; results are never persisted."""
+def operator_flow(
+    name: str, *, about: str = "{incident_id}"
+) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """A flow of that name whose runs are called `name INC-…`, or by what else they are `about`;
+    results are never persisted."""
 
     def declare(function: Callable[P, R]) -> Flow[P, R]:
         described = inspect.getdoc(function) or ""
@@ -24,7 +27,7 @@ def operator_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
         made: Callable[[Callable[P, R]], Flow[P, R]] = flow(
             name=name,
             description=described,
-            flow_run_name=f"{name.replace('-', ' ')} {{incident_id}}",
+            flow_run_name=f"{name.replace('-', ' ')} {about}",
             persist_result=False,
         )
         return made(function)

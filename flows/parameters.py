@@ -65,4 +65,8 @@ Remind = Annotated[
         description="On: everybody who was told and has not enrolled gets a fresh link.",
     ),
 ]
+Export = Annotated[
+    bool,
+    Field(description="On: write the whole audit log and the public keys for auditors."),
+]
 DEFAULT_RUNBOOK = "mass-password-reset"

@@ -9,6 +9,7 @@ from ledger.acts import Acts
 from ledger.app_clients import AppClients
 from ledger.approvals import Approvals
 from ledger.audit_log import AuditLog
+from ledger.checkpoints import Checkpoints
 from ledger.deliveries import Deliveries
 from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
@@ -37,6 +38,7 @@ class Ledger(
     Deliveries,
     Throttle,
     AuditLog,
+    Checkpoints,
 ):
     """Everything the product remembers of its incidents.
 

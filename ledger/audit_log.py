@@ -45,7 +45,7 @@ class AuditLog(Core):
         """How many entries there are and the hash over all of them. Keep it outside the ledger:
         a log that was cut together with its head can only be told by such a copy."""
         with self._read() as conn:
-            return _stored_head(conn)
+            return stored_head(conn)
 
     def verify_audit(self) -> tuple[int, Head]:
         """Prove the whole chain against its head and return (entries, head), or raise Tampered.
@@ -53,15 +53,9 @@ class AuditLog(Core):
         Works on a snapshot: others may go on writing meanwhile.
         """
         with self._read() as conn:
-            head = _stored_head(conn)
-            found = verify_links(_links(conn))
-        if found.seq != head.seq:
-            raise Tampered(
-                min(found.seq, head.seq) + 1,
-                f"the head counts {head.seq} entries, the chain has {found.seq}",
-            )
-        if found.hash != head.hash:
-            raise Tampered(head.seq, "the head names another hash")
+            head = stored_head(conn)
+            found = verify_links(links_of(conn))
+        same_end(found, head)
         return found.seq, head
 
     def export_audit(self, path: Path, incident_id: str | None) -> int:
@@ -81,14 +75,27 @@ class AuditLog(Core):
         return count
 
 
-def _stored_head(conn: Connection) -> Head:
+def stored_head(conn: Connection) -> Head:
+    """Where the ledger says that its log ends. Raises Tampered where it says nothing."""
     row = conn.execute(sa.select(_head.c.seq, _head.c.hash)).one_or_none()
     if row is None:
         raise Tampered(0, "the row that holds the head is missing")
     return Head(row.seq, row.hash)
 
 
-def _links(conn: Connection) -> Iterator[Link]:
+def same_end(found: Head, head: Head) -> None:
+    """Raises Tampered where a verified chain does not end as the ledger says."""
+    if found.seq != head.seq:
+        raise Tampered(
+            min(found.seq, head.seq) + 1,
+            f"the head counts {head.seq} entries, the chain has {found.seq}",
+        )
+    if found.hash != head.hash:
+        raise Tampered(head.seq, "the head names another hash")
+
+
+def links_of(conn: Connection) -> Iterator[Link]:
+    """The whole log as links, in its order; a page in memory at a time. Proves nothing itself."""
     # From below zero: an entry smuggled in before the first must be met, too.
     after = -(2**62)
     while rows := _rows(conn, after, None):

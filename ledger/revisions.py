@@ -22,7 +22,6 @@ VERSION_TABLE = "ledger_revision"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x6C65646765720001
-_KEY_CHECK = b"this is the key of this ledger"
 
 
 class Revisions(Core):
@@ -42,7 +41,7 @@ class Revisions(Core):
             conn.execute(
                 sa.update(schema.audit_head)
                 .where(schema.audit_head.c.key_check == "")
-                .values(key_check=self._key_check())
+                .values(key_check=self.key_check())
             )
             self._check_key(conn)
             return _revision(conn) or ""
@@ -72,7 +71,7 @@ class Revisions(Core):
 
     def _check_key(self, conn: Connection) -> None:
         stored = conn.execute(sa.select(schema.audit_head.c.key_check)).scalar_one_or_none() or ""
-        if not hmac.compare_digest(stored.encode(), self._key_check().encode()):
+        if not hmac.compare_digest(stored.encode(), self.key_check().encode()):
             raise Misconfigured(
                 "checking the ledger's key",
                 subject=self._db.name,
@@ -80,9 +79,6 @@ class Revisions(Core):
                 got="another key",
                 advice="With another key no account would be found under its ref again.",
             )
-
-    def _key_check(self) -> str:
-        return hmac.digest(self._key, _KEY_CHECK, "sha256").hex()
 
     def _unready(self, got: str, advice: str) -> Misconfigured:
         return Misconfigured(

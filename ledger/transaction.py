@@ -5,6 +5,7 @@ be there without the other. The rules for what may stand in an entry are applied
 """
 
 import contextlib
+import hmac
 import itertools
 import operator
 import re
@@ -42,6 +43,7 @@ _CONTACT = re.compile(r"[^\s@]*@[^\s@]+|\+\d[\d ().\-]{6,}\d")
 _LONGEST = 500
 _SAID = ("incident_id", "at", "actor", "event", "subject", "verdict", "facts")
 _HASH = re.compile("[0-9a-f]{64}")
+_KEY_CHECK = b"this is the key of this ledger"
 
 T = TypeVar("T")
 
@@ -168,6 +170,10 @@ class Core:
     def now(self) -> datetime:
         """The time by which everything here is stamped."""
         return self._clock()
+
+    def key_check(self) -> str:
+        """A fingerprint of the key, which says nothing about it: another key, another one."""
+        return hmac.digest(self._key, _KEY_CHECK, "sha256").hex()
 
     def close(self) -> None:
         """Close the connections. The next call opens new ones."""

@@ -64,6 +64,9 @@ class Systems(_Section):
     email: str = "recovery-sendgrid/main"
     sms: str = "recovery-twilio/main"
     portal: str = "enrollment-portal/main"
+    checkpoints: tuple[str, ...] = Field(
+        (), description="Second places for signed checkpoints of the audit log."
+    )
 
 
 class DetectPolicy(_Section):
@@ -224,6 +227,12 @@ class ReportPolicy(_Section):
     remediation_target: Duration = timedelta(hours=2)
 
 
+class AuditPolicy(_Section):
+    signing_key: str = Field(
+        "recovery-checkpoint", description="Ed25519 key of Vault's transit engine."
+    )
+
+
 class RecoveryPolicy(_Section):
     version: int = Field(..., ge=1, le=1)
     name: str = Field(..., pattern=rf"^{_NAME.pattern}$")
@@ -242,6 +251,7 @@ class RecoveryPolicy(_Section):
     validation: ValidatePolicy = Field(ValidatePolicy(), alias="validate")
     quotas: Quotas
     report: ReportPolicy = ReportPolicy()
+    audit: AuditPolicy = AuditPolicy()
 
 
 def parse_policy(text: str, *, source: str) -> RecoveryPolicy:

@@ -234,6 +234,7 @@ class Stage:
                 secret=access.twilio_token,
                 messaging_service_sid=MESSAGING_SERVICE,
             ),
+            _document("CheckpointFolder", folder=str(self.folder / "checkpoints")),
             _document(
                 "EnrollmentPortal",
                 address=self.portal_url,

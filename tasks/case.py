@@ -12,7 +12,15 @@ from typing import TypeVar
 from prefect.blocks.core import Block
 
 import blocks
-from blocks.base import CiBlock, EmailBlock, PlatformBlock, SecretsBlock, SiemBlock, SmsBlock
+from blocks.base import (
+    CheckpointBlock,
+    CiBlock,
+    EmailBlock,
+    PlatformBlock,
+    SecretsBlock,
+    SiemBlock,
+    SmsBlock,
+)
 from blocks.ledger import RecoveryLedger
 from blocks.oauth import OAuthApp
 from blocks.portal import EnrollmentPortal
@@ -59,6 +67,7 @@ class Case:
         self.ci = systems.ci
         self.email = systems.email
         self.sms = systems.sms
+        self.checkpoints = systems.checkpoints
         self._consumers = systems.consumers
         self.courier = SecretCourier(systems.platform, systems.secrets, systems.oauth)
         self._marked: set[str] = set()
@@ -110,13 +119,16 @@ class Systems:
 
     async def open(self) -> None:
         names, quotas = self._policy.systems, self._policy.quotas
-        platform = await _load(names.platform, PlatformBlock)
-        siem = await _load(names.siem, SiemBlock)
-        oauth = await _load(names.oauth, OAuthApp)
-        secrets = await _load(names.secrets, SecretsBlock)
-        ci = await _load(names.ci, CiBlock)
-        email = await _load(names.email, EmailBlock)
-        sms = await _load(names.sms, SmsBlock)
+        platform = await load_block(names.platform, PlatformBlock)
+        siem = await load_block(names.siem, SiemBlock)
+        oauth = await load_block(names.oauth, OAuthApp)
+        secrets = await load_block(names.secrets, SecretsBlock)
+        ci = await load_block(names.ci, CiBlock)
+        email = await load_block(names.email, EmailBlock)
+        sms = await load_block(names.sms, SmsBlock)
+        self.checkpoints = [
+            (await load_block(name, CheckpointBlock)).get_client() for name in names.checkpoints
+        ]
         for system in type(quotas).model_fields:
             await check_limit(system, getattr(quotas, system))
         enter = self._stack.enter_async_context
@@ -140,8 +152,8 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
     policy, digest = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
-    ledger_block = await _load(policy.systems.ledger, RecoveryLedger)
-    portal = await _load(policy.systems.portal, EnrollmentPortal)
+    ledger_block = await load_block(policy.systems.ledger, RecoveryLedger)
+    portal = await load_block(policy.systems.portal, EnrollmentPortal)
     ledger = ledger_block.get_client()
     try:
         await asyncio.to_thread(ledger.check)
@@ -162,7 +174,7 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
         ledger.close()
 
 
-async def _load(name: str, kind: type[AnyBlock]) -> AnyBlock:
+async def load_block(name: str, kind: type[AnyBlock]) -> AnyBlock:
     """The block document `type-slug/name`, checked to be of the kind the runbook needs it for."""
     advice = "Create it in the UI (Blocks) or correct `systems` in the runbook."
     try:
@@ -215,4 +227,4 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "blocks", "open_case", "preflight"]
+__all__ = ["ROOT", "Case", "blocks", "load_block", "open_case", "preflight"]

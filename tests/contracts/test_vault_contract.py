@@ -272,12 +272,12 @@ async def test_a_signature_verifies_locally(target: Target) -> None:
         async with target.client() as vault:
             payload = bytes(range(256))
             signature = await vault.sign(key, payload)
-            public = Ed25519PublicKey.from_public_bytes(await vault.public_key(key))
+            public = Ed25519PublicKey.from_public_bytes((await vault.public_keys(key))[0])
             public.verify(signature, payload)
             with pytest.raises(InvalidSignature):
                 public.verify(signature, payload[:-1])
             transit.rotate_key(key)
-            newer = Ed25519PublicKey.from_public_bytes(await vault.public_key(key))
+            newer = Ed25519PublicKey.from_public_bytes((await vault.public_keys(key))[0])
             newer.verify(await vault.sign(key, payload), payload)
             with pytest.raises(InvalidSignature):
                 newer.verify(signature, payload)
@@ -295,7 +295,7 @@ async def test_a_key_of_another_type_is_not_taken_for_ours(target: Target) -> No
     try:
         async with target.client() as vault:
             with pytest.raises(Incomplete, match="ed25519"):
-                await vault.public_key(key)
+                await vault.public_keys(key)
             with pytest.raises(Incomplete, match="ed25519"):
                 await vault.sign(key, b"payload")
     finally:
@@ -415,7 +415,7 @@ async def test_the_flows_policy_suffices(bao: Any, app_path: str) -> None:
         await vault.get(f"app-tokens/{app_path[5:]}")
         await vault.verify_code("maya", bao.contents.approvers["maya"].code())
         await vault.sign(CHECKPOINT_KEY, b"checkpoint")
-        await vault.public_key(CHECKPOINT_KEY)
+        await vault.public_keys(CHECKPOINT_KEY)
 
 
 async def test_the_flows_policy_refuses_the_rest(bao: Any, app_path: str) -> None:
