@@ -1,4 +1,4 @@
-"""`python -m clients.exported_log FILE`: an exported audit log proven without the ledger, by an auditor.
+"""`python -m clients.exported_log FILE`: an exported audit log, proven without the ledger.
 
 Needs the export, the folder of checkpoints and the public keys that `verify-audit` writes beside
 the export; no database, no secret.

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NoReturn, Self, TypeVar, cast
+from typing import Any, NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -46,6 +46,15 @@ __all__ = ["Pace", "Sleep", "Timeouts", "Wire", "basic_authorization", "segment"
 
 Pace = Callable[[], Awaitable[None]]
 """Awaited before every attempt; returns when the quota has room for one more."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A pace that also wants to know what became of every attempt."""
+
+    def seen(self, answered: bool) -> None:
+        """False for no answer and for a server's error; a refusal is an answer."""
+
 
 Sleep = Callable[[float], Awaitable[None]]
 Shape = TypeVar("Shape")
@@ -106,6 +115,7 @@ class Wire:
         self._credential = credential
         self._timeout = timeout or Timeouts()
         self._pace = pace
+        self._watcher = pace if isinstance(pace, Watching) else None
         self._attempts = max(1, attempts)
         self._jitter = jitter or random.Random()
         self._sleep = sleep
@@ -164,9 +174,11 @@ class Wire:
             try:
                 response = await self._once(call, request)
             except NoAnswer as lost:
+                self._seen(False)
                 maybe_done = maybe_done or lost.sent
                 failure = self._lost(call, lost.reason, maybe_done)
             else:
+                self._seen(response.status_code < 500)
                 if response.status_code in ok:
                     return response
                 failure = self._transient(call, response, maybe_done)
@@ -264,6 +276,10 @@ class Wire:
             if maybe_done:
                 raise call.unknown("no room in the quota for asking again") from None
             raise
+
+    def _seen(self, answered: bool) -> None:
+        if self._watcher is not None:
+            self._watcher.seen(answered)
 
     def _backoff(self, attempt: int) -> float:
         longest: float = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** (attempt - 1))

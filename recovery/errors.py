@@ -3,6 +3,7 @@
 RecoveryError
 ├── Misconfigured      the set-up is wrong: stop the run, name what to mend
 ├── Unreachable        certainly not done (no connection, refused before sending): retry
+├── Outage             certainly not done, and the system has been away for long: stop the run
 ├── Unknown            maybe done (the answer never came): reconcile, never retry blindly
 ├── RateLimited        certainly not done, come back after `retry_after`
 ├── Refused            the other side decided: record it, asking again changes nothing
@@ -93,6 +94,10 @@ class RateLimited(RecoveryError):
             advice=advice,
         )
         self.retry_after = retry_after
+
+
+class Outage(RecoveryError):
+    """A system has not answered for so long that waiting on makes no sense; nothing was sent."""
 
 
 class Refused(RecoveryError):

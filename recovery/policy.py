@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from recovery.accounts import Channel, PriorityReason
+from recovery.breaker import BreakerRule
 from recovery.errors import Misconfigured
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{2,60}")
@@ -221,6 +222,32 @@ class Quotas(_Section):
     ci: Quota
 
 
+class BreakerPolicy(_Section):
+    """When a system that keeps failing is left alone: everything waits, one request at a time is
+    tried, and the first good answer lets all go on."""
+
+    window: int = Field(20, ge=2, le=1000, description="Attempts that are looked at.")
+    failures: int = Field(
+        10,
+        ge=2,
+        description="So many of them without an answer or with a server's error.",
+    )
+    probe: Duration = Field(timedelta(seconds=5), description="Between two tries while it is open.")
+    longest: Duration = Field(
+        timedelta(minutes=15), description="Then the run stops; start it again to go on."
+    )
+
+    @model_validator(mode="after")
+    def _can_open(self) -> "BreakerPolicy":
+        if self.failures > self.window:
+            raise ValueError("failures of at most window")
+        return self
+
+    @property
+    def rule(self) -> BreakerRule:
+        return BreakerRule(self.window, self.failures, self.probe, self.longest)
+
+
 class ReportPolicy(_Section):
     directory: str = "var/reports"
     containment_target: Duration = timedelta(minutes=10)
@@ -250,6 +277,7 @@ class RecoveryPolicy(_Section):
     rotate: RotatePolicy = RotatePolicy()
     validation: ValidatePolicy = Field(ValidatePolicy(), alias="validate")
     quotas: Quotas
+    breaker: BreakerPolicy = BreakerPolicy()
     report: ReportPolicy = ReportPolicy()
     audit: AuditPolicy = AuditPolicy()
 

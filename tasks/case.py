@@ -30,6 +30,7 @@ from clients.http import Wire
 from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
+from tasks.breaker import Holding
 from tasks.pace import QuotaPace, check_limit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +120,11 @@ class Systems:
 
     async def open(self) -> None:
         names, quotas = self._policy.systems, self._policy.quotas
+
+        def pace(system: str) -> QuotaPace:
+            quota = getattr(self._policy.quotas, system)
+            return QuotaPace(system, quota, Holding(system, self._policy.breaker.rule))
+
         platform = await load_block(names.platform, PlatformBlock)
         siem = await load_block(names.siem, SiemBlock)
         oauth = await load_block(names.oauth, OAuthApp)
@@ -132,16 +138,16 @@ class Systems:
         for system in type(quotas).model_fields:
             await check_limit(system, getattr(quotas, system))
         enter = self._stack.enter_async_context
-        self.platform = await enter(platform.get_client(QuotaPace("platform", quotas.platform)))
+        self.platform = await enter(platform.get_client(pace("platform")))
         detect = self._policy.detect
         self.siem = await enter(
-            siem.get_client(QuotaPace("siem", quotas.siem), presets=(detect.preset, *detect.also))
+            siem.get_client(pace("siem"), presets=(detect.preset, *detect.also))
         )
         self.oauth = await enter(oauth.get_client())
         self.secrets = await enter(secrets.get_client())
-        self.ci = await enter(ci.get_client(QuotaPace("ci", quotas.ci)))
-        self.email = await enter(email.get_client(QuotaPace("email", quotas.email)))
-        self.sms = await enter(sms.get_client(QuotaPace("sms", quotas.sms)))
+        self.ci = await enter(ci.get_client(pace("ci")))
+        self.email = await enter(email.get_client(pace("email")))
+        self.sms = await enter(sms.get_client(pace("sms")))
         self.consumers = await enter(Wire("the consumers", None))
 
 

@@ -25,7 +25,7 @@ ROSTER_CHUNK = 1000
     task_run_name="find burst",
     cache_policy=NO_CACHE,
     persist_result=False,
-    timeout_seconds=300,
+    timeout_seconds=1800,
     **RETRIES,
 )
 async def find_burst(case: Case, *, now: datetime) -> Burst | None:

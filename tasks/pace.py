@@ -13,6 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from recovery.errors import Misconfigured
 from recovery.policy import Quota
+from tasks.breaker import Holding
 
 SET_UP = "Create the limits with `python -m flows.setup --runbook` and the runbook's name"
 LEASE_TIMEOUT = 120.0
@@ -25,13 +26,15 @@ def limit_name(system: str) -> str:
 
 
 class QuotaPace:
-    """Awaited before every request; returns when the request may go.
+    """Awaited before every request; returns when the request may go: when the system answers at
+    all, as far as its breaker knows, and the quota has room.
 
     One per system and process. Leftover slots of a lease go stale with it: a lease is spent
     within about a second or not at all, so that a pause never turns into a burst.
     """
 
-    def __init__(self, system: str, quota: Quota) -> None:
+    def __init__(self, system: str, quota: Quota, breaker: Holding | None = None) -> None:
+        self._breaker = breaker
         self._limit = limit_name(system)
         self._interval = 1 / quota.per_second
         self._lease = max(1, int(quota.per_second / 2))
@@ -40,6 +43,8 @@ class QuotaPace:
         self._lock = asyncio.Lock()
 
     async def __call__(self) -> None:
+        if self._breaker is not None:
+            await self._breaker.admitted()
         async with self._lock:
             now = time.monotonic()
             if self._left == 0 or now - self._next > 1.0:
@@ -53,6 +58,11 @@ class QuotaPace:
         delay = due - time.monotonic()
         if delay > 0:
             await asyncio.sleep(delay)
+
+    def seen(self, answered: bool) -> None:
+        """What became of an attempt."""
+        if self._breaker is not None:
+            self._breaker.seen(answered)
 
     async def _acquire(self) -> None:
         try:
