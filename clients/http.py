@@ -180,6 +180,10 @@ class Wire:
             else:
                 self._seen(response.status_code < 500)
                 if response.status_code in ok:
+                    if response.headers.get("content-type", "").startswith("text/html"):
+                        # A proxy's or a login page: whoever looks at the status alone would take
+                        # it for the act.
+                        _unusable(call, "a web page")
                     return response
                 failure = self._transient(call, response, maybe_done)
                 maybe_done = isinstance(failure, Unknown)
@@ -308,7 +312,8 @@ class Wire:
                 retry_after=timedelta(seconds=1.0 if named is None else named),
                 advice=f"{self.name} did nothing. Lower its quota in the runbook if this goes on.",
             )
-        if status >= 500 or status in (408, 429):
+        accepted = 200 <= status < 300 and not call.repeatable
+        if status >= 500 or status in (408, 429) or accepted:
             return call.unknown(f"HTTP {status}")
         raise refusal(call, response)
 

@@ -527,6 +527,29 @@ async def test_answer_of_another_kind(sleeper: Sleeper, behaviour: Behaviour) ->
             wire.read(await ask(wire, repeatable=False), Shape)
 
 
+async def test_a_web_page_is_no_success_even_where_the_status_alone_is_looked_at(
+    sleeper: Sleeper,
+) -> None:
+    """A proxy's login page answers 200 to everything, also to "revoke this session"."""
+    page = answers(200, b"<html>", content_type="text/html; charset=utf-8")
+    async with serving(page) as server, wire_to(server.url, sleeper) as wire:
+        with pytest.raises(Incomplete, match="web page"):
+            await ask(wire, repeatable=True)
+        with pytest.raises(Unknown, match="web page"):
+            await ask(wire, repeatable=False)
+
+
+async def test_an_unexpected_success_of_what_can_not_be_repeated_is_unknown(
+    sleeper: Sleeper,
+) -> None:
+    """200 where 201 was expected: whether it was created nobody knows."""
+    async with serving(answers(202, b"{}")) as server, wire_to(server.url, sleeper) as wire:
+        with pytest.raises(Unknown, match="HTTP 202"):
+            await ask(wire, repeatable=False)
+        with pytest.raises(Misconfigured):
+            await ask(wire, repeatable=True)
+
+
 async def test_answer_of_the_right_kind(sleeper: Sleeper) -> None:
     kind = "application/vnd.elasticsearch+json; charset=UTF-8"
     async with (
