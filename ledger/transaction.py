@@ -31,6 +31,7 @@ from recovery.audit import (
     subject_of,
 )
 from recovery.errors import Misconfigured, NotFound, Refused
+from recovery.redaction import WITHHELD
 
 CHUNK = 500
 """Keys looked up at once."""
@@ -38,7 +39,6 @@ CHUNK = 500
 PAGE = 1_000
 """Rows fetched at once where a method streams."""
 
-_WITHHELD = "[withheld]"
 _CONTACT = re.compile(r"[^\s@]*@[^\s@]+|\+\d[\d ().\-]{6,}\d")
 _LONGEST = 500
 _SAID = ("incident_id", "at", "actor", "event", "subject", "verdict", "facts")
@@ -67,7 +67,7 @@ def scrubbed(text: str) -> str:
     A last line of defence; callers must not pass such text in the first place.
     """
     if "@" in text or "+" in text:
-        text = _CONTACT.sub(_WITHHELD, text)
+        text = _CONTACT.sub(WITHHELD, text)
     return storable(text)[:_LONGEST]
 
 

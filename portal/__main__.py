@@ -26,6 +26,7 @@ from ledger.clock import OffsetClock, wall_clock
 from portal.app import create_app
 from portal.config import PortalConfig, load_config
 from recovery.errors import Misconfigured, RecoveryError, Unreachable
+from recovery.redaction import guard_logs
 
 _HEADERS_AT_MOST = 16 * 1024
 _CONNECTIONS = 1000
@@ -143,6 +144,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.config is None:
         parser.error("--config, or PORTAL_CONFIG in the environment")
+    guard_logs()
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
     for name in ("portal", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)

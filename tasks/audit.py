@@ -19,6 +19,7 @@ from recovery.checkpoint import Checkpoint, opened, proven_leaves, signed_note
 from recovery.errors import Misconfigured
 from recovery.files import write_private
 from recovery.policy import RecoveryPolicy, load_policy
+from recovery.redaction import guard_logs
 from tasks.case import ROOT, Case, load_block
 from tasks.retries import RETRIES
 
@@ -68,6 +69,7 @@ class AuditDesk:
 @asynccontextmanager
 async def open_desk(runbook: str) -> AsyncIterator[AuditDesk]:
     """Ledger, Vault and second places of a runbook, and nothing else of it."""
+    guard_logs()
     policy: RecoveryPolicy
     policy, _ = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
     names = policy.systems

@@ -30,6 +30,7 @@ from clients.http import Wire
 from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
+from recovery.redaction import guard_logs
 from tasks.breaker import Holding
 from tasks.pace import QuotaPace, check_limit
 
@@ -157,6 +158,7 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
 
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
+    guard_logs()
     policy, digest = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
     ledger_block = await load_block(policy.systems.ledger, RecoveryLedger)
     portal = await load_block(policy.systems.portal, EnrollmentPortal)
