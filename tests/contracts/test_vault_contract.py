@@ -391,7 +391,7 @@ async def test_a_secret_id_that_is_no_good(bao: Any) -> None:
 
 
 async def test_a_wrapped_secret_id_logs_in(bao: Any) -> None:
-    role_id, token = bao.contents.issue_wrapped("recovery-portal")
+    role_id, token = bao.contents.issue_wrapped("portal-config")
     async with VaultClient(bao.address, token=SecretStr("unused")) as vault:
         secret_id = (await vault.unwrap(SecretStr(token)))["secret_id"]
     async with VaultClient(bao.address, role_id=role_id, secret_id=secret_id) as vault:
@@ -400,7 +400,6 @@ async def test_a_wrapped_secret_id_logs_in(bao: Any) -> None:
 
 async def test_the_flows_policy_suffices(bao: Any, app_path: str) -> None:
     bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
-    bao.contents.put("recovery/platform-admin", {"token": "t"})
     bao.contents.put("recovery/probe-accounts", {"u-1": "password"})
     bao.contents.put(f"app-tokens/{app_path[5:]}", {"u-1": "token"})
     async with by_role(bao, "recovery-flows") as vault:
@@ -410,7 +409,7 @@ async def test_the_flows_policy_suffices(bao: Any, app_path: str) -> None:
         await vault.drop_previous(app_path, cas=3)
         await vault.put(f"apps/app-{secrets.token_hex(4)}", {"client_secret": "x"}, cas=0)
         await vault.current(app_path)
-        for name in ("enrollment-signing-key", "platform-admin", "probe-accounts"):
+        for name in ("enrollment-signing-key", "probe-accounts"):
             await vault.get(f"recovery/{name}")
         await vault.get(f"app-tokens/{app_path[5:]}")
         await vault.verify_code("maya", bao.contents.approvers["maya"].code())
@@ -449,14 +448,13 @@ async def test_the_flows_policy_refuses_the_rest(bao: Any, app_path: str) -> Non
                 forbidden()
 
 
-async def test_the_portal_reads_its_two_keys_and_nothing_else(bao: Any, app_path: str) -> None:
+async def test_the_portals_configuration_gets_its_one_token(bao: Any, app_path: str) -> None:
     bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
     bao.contents.put("recovery/platform-bind", {"token": "t"})
-    async with by_role(bao, "recovery-portal") as vault:
+    async with by_role(bao, "portal-config") as vault:
         await vault.check()
-        await vault.get("recovery/enrollment-signing-key")
         await vault.get("recovery/platform-bind")
-        for path in (app_path, "recovery/platform-admin"):
+        for path in (app_path, "recovery/enrollment-signing-key"):
             with pytest.raises(Misconfigured):
                 await vault.get(path)
         with pytest.raises(Misconfigured):
