@@ -44,7 +44,7 @@ class VaultLeases:
         """A new credential of the engine at `path`; `field_name` is its key in the answer.
 
         Misconfigured where the policy denies it, naming the path, and where the path gives no
-        lease. Unknown where the answer was lost: what was made then ends by itself.
+        lease.
         """
         attempted = "Lease a credential from Vault"
         try:
@@ -52,7 +52,8 @@ class VaultLeases:
                 lambda vault: vault.read(safe(path)),
                 attempted=attempted,
                 subject=path,
-                repeatable=False,
+                # What was made by a lost answer is nobody's, and ends with its lease or our login.
+                repeatable=True,
             )
         except Misconfigured as denied:
             if denied.got == "a refusal by Vault's policy":

@@ -18,6 +18,8 @@ POLICIES = Path(__file__).resolve().parents[2] / "docs" / "vault"
 ROLES = ("recovery-flows", "portal-config", "automation")
 CHECKPOINT_KEY = "recovery-checkpoint"
 """Transit key (ed25519) that signs checkpoints of the audit log."""
+ADMIN_LEASE = "platform/creds/recovery-admin"
+READER_LEASE = "platform/creds/recovery-reader"
 
 _TOKEN_TTL = timedelta(minutes=20)
 _TOKEN_MAX_TTL = timedelta(hours=4)
@@ -116,8 +118,8 @@ class VaultContents:
         ttl: timedelta = _LEASE_TTL,
         max_ttl: timedelta = _LEASE_MAX_TTL,
     ) -> None:
-        """From now on `platform/creds/recovery-admin` and `-reader` lease the platform's
-        credentials: its broker makes a user for each lease and deletes it at the end.
+        """From now on ADMIN_LEASE and READER_LEASE lease the platform's credentials: its broker
+        makes a user for each lease and deletes it at the end.
 
         Vault has no engine for our platform; its RabbitMQ one speaks plain HTTP, with a user, a
         password and a role, which is all that a broker of service credentials has.
@@ -133,8 +135,8 @@ class VaultContents:
         }
         root.write_data("platform/config/connection", data=connection)
         self.set_lease_times(ttl, max_ttl)
-        for role, tag in (("recovery-admin", "admin"), ("recovery-reader", "read")):
-            root.write_data(f"platform/roles/{role}", data={"tags": tag})
+        for path, tag in ((ADMIN_LEASE, "admin"), (READER_LEASE, "read")):
+            root.write_data(path.replace("creds", "roles"), data={"tags": tag})
 
     def set_lease_times(self, ttl: timedelta, max_ttl: timedelta) -> None:
         """For leases taken from now on; Vault knows whole seconds."""

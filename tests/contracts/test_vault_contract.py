@@ -11,16 +11,12 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import hvac
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hvac.exceptions import Forbidden, VaultError
 from pydantic import SecretStr
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from clients.vault import VaultClient
 from recovery.errors import (
@@ -37,6 +33,7 @@ from recovery.rotate import SecretLabels
 from rehearsal.world.faults import CloseAfter, CloseBefore, Faults, Status
 from rehearsal.world.openbao_contents import CHECKPOINT_KEY, Approver
 from rehearsal.world.serving import Loopback
+from tests.contracts.relay import Relay
 
 VALUE = "cs_value-that-nobody-may-see:+/%"
 
@@ -500,37 +497,9 @@ async def test_a_sealed_vault_says_what_to_do(bao: Any, app_path: str) -> None:
 # A network that fails between us and the server.
 
 
-class _Relay:
-    """Hands requests on to the real server; faults strike in between."""
-
-    def __init__(self, address: str) -> None:
-        self.faults = Faults()
-        self.app = self.faults.around(self._relay)
-        self._address = address
-
-    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for kind in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{kind}.complete"})
-            return
-        request = Request(scope, receive)
-        url = f"{self._address}{request.url.path}?{request.url.query}".rstrip("?")
-        kept = {n: v for n, v in request.headers.items() if n.startswith(("x-vault", "content-t"))}
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(
-                request.method, url, data=await request.body(), headers=kept
-            ) as answered,
-        ):
-            body = await answered.read()
-            headers = {"content-type": answered.headers.get("content-type", "")}
-            await Response(body, answered.status, headers)(scope, receive, send)
-
-
 @asynccontextmanager
 async def _behind_relay(bao: Any) -> AsyncIterator[tuple[VaultClient, Faults]]:
-    relay = _Relay(bao.address)
+    relay = Relay(bao.address)
     async with (
         Loopback(relay.app) as loopback,
         VaultClient(
@@ -589,7 +558,7 @@ async def test_another_server_at_the_address(bao: Any) -> None:
 
 
 async def test_nobody_there(bao: Any) -> None:
-    async with Loopback(_Relay(bao.address).app) as loopback:
+    async with Loopback(Relay(bao.address).app) as loopback:
         address = loopback.url
     vault = VaultClient(address, token=SecretStr(VALUE), sleep=no_waiting)
     async with vault:
