@@ -1,5 +1,7 @@
 """With what: Prefect blocks that hold an address, its secrets and `get_client()`; nothing else."""
 
+from blocks.aws import AwsSecrets
+from blocks.azure import AzureKeyVault
 from blocks.checkpoints import CheckpointFolder
 from blocks.email import SendGridEmail
 from blocks.jenkins import JenkinsCi
@@ -12,6 +14,8 @@ from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
 
 __all__ = [
+    "AwsSecrets",
+    "AzureKeyVault",
     "CheckpointFolder",
     "ElasticsearchSiem",
     "EnrollmentPortal",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Protocol, Self
 
 from prefect.blocks.core import Block
@@ -20,8 +21,11 @@ from recovery.messages import EmailCopy, EmailText, SmsCopy
 
 if TYPE_CHECKING:
     from clients.http import Pace
+    from clients.http_bearer import Bearer
     from clients.jenkins import JenkinsClient
+    from clients.leases import LeaseTerms
     from clients.platform import PlatformClient
+    from clients.secret_store import SecretStore
     from clients.vault import VaultClient
 
 CaFile = Annotated[
@@ -112,16 +116,37 @@ class SiemBlock(Block, ABC):
         """`presets` name the kinds of documents to read, as in the runbook's `detect` section."""
 
 
+class Rights(StrEnum):
+    """What a phase may do at the platform: look, or change something."""
+
+    READ = "read"
+    ACT = "act"
+
+
 class PlatformBlock(Block, ABC):
     """The platform whose accounts are recovered, with an administrative credential."""
 
     @abstractmethod
-    def get_client(self, pace: Pace | None = None) -> PlatformClient:
-        """`pace` is awaited before every request: a lease on the platform's quota."""
+    def get_client(self, pace: Pace | None = None, bearer: Bearer | None = None) -> PlatformClient:
+        """`pace` is awaited before every request: a lease on the platform's quota. `bearer` gives
+        the credential in place of the block's own, where `lease_terms` asked for it."""
+
+    def lease_terms(self, rights: Rights) -> LeaseTerms | None:
+        """What to lease from the secrets store for a phase; None where the block has a token."""
+        return None
 
 
-class SecretsBlock(Block, ABC):
-    """Where client secrets, signing keys and the approvers' TOTP keys are kept."""
+class ClientSecretsBlock(Block, ABC):
+    """Where client secrets are kept, with the labels of their rotation."""
+
+    @abstractmethod
+    def get_client(self) -> SecretStore:
+        """A client with a login of its own; nothing is asked before its first use."""
+
+
+class SecretsBlock(ClientSecretsBlock, ABC):
+    """Where signing keys and the approvers' TOTP keys are kept, and client secrets where the
+    runbook names no other place for them."""
 
     @abstractmethod
     def get_client(self) -> VaultClient:

@@ -9,10 +9,12 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, model_validator
 
 from blocks.base import CaFile, ClientCertFile, ClientKeyFile, SecretsBlock, client_cert
 from clients.vault import VaultClient
+from clients.vault_login import SERVICE_ACCOUNT_FILE, TokenFile
 
 
 class VaultSecrets(SecretsBlock):
-    """Either an AppRole (role id and secret id) or a token that somebody else renews."""
+    """One way in: an AppRole, a token that somebody else renews, or a token file of the platform
+    that the worker runs on (a projected JWT, or a Kubernetes service account)."""
 
     _block_type_name: ClassVar[str] = "Vault Secrets"
     _block_type_slug: ClassVar[str] = "vault-secrets"
@@ -46,6 +48,30 @@ async with vault.get_client() as client:
     token: SecretStr | None = Field(
         default=None, description="A token in place of the AppRole, renewed by somebody else."
     )
+    jwt_role: str | None = Field(
+        default=None,
+        title="JWT role",
+        description="Role of the JWT auth method to log in with, in place of the AppRole.",
+    )
+    jwt_file: str | None = Field(
+        default=None,
+        title="JWT file",
+        description="File with the projected token, on the machine of the worker.",
+    )
+    jwt_mount: str = Field(
+        default="jwt", title="JWT mount", description="Mount of the JWT auth method."
+    )
+    kubernetes_role: str | None = Field(
+        default=None,
+        description="Role of the Kubernetes auth method to log in with, in place of the AppRole.",
+    )
+    kubernetes_file: str = Field(
+        default=SERVICE_ACCOUNT_FILE,
+        description="File with the token of the worker's service account.",
+    )
+    kubernetes_mount: str = Field(
+        default="kubernetes", description="Mount of the Kubernetes auth method."
+    )
     mount: str = Field(
         default="secret", description="Mount of the KV version 2 engine that holds the secrets."
     )
@@ -71,9 +97,27 @@ async with vault.get_client() as client:
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
-        if (self.token is None) == (self.role_id is None or self.secret_id is None):
-            raise ValueError("give either role_id and secret_id, or token")
+        ways = (
+            self.token,
+            self.role_id and self.secret_id,
+            self.jwt_role and self.jwt_file,
+            self.kubernetes_role,
+        )
+        if sum(way is not None and way != "" for way in ways) != 1:
+            raise ValueError(
+                "give either role_id and secret_id, or token, or jwt_role and jwt_file, "
+                "or kubernetes_role"
+            )
         return self
+
+    def _token_file(self) -> TokenFile | None:
+        if self.jwt_role and self.jwt_file:
+            return TokenFile("jwt", self.jwt_role, self.jwt_file, self.jwt_mount)
+        if self.kubernetes_role:
+            return TokenFile(
+                "kubernetes", self.kubernetes_role, self.kubernetes_file, self.kubernetes_mount
+            )
+        return None
 
     def get_client(self) -> VaultClient:
         return VaultClient(
@@ -81,6 +125,7 @@ async with vault.get_client() as client:
             role_id=self.role_id if self.token is None else None,
             secret_id=self.secret_id if self.token is None else None,
             token=self.token,
+            token_file=self._token_file(),
             mount=self.mount,
             totp_mount=self.totp_mount,
             transit_mount=self.transit_mount,

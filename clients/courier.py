@@ -1,7 +1,7 @@
-"""Carries a client secret from the platform to Vault and tries it out; the value stays in here.
+"""Carries a client secret from the platform to its store and tries it out; the value stays in here.
 
 Playbook "Rotate". `create` is one act over two systems: what it may leave behind after a crash is
-a secret at the platform that Vault does not know, which `recovery.rotate` finds by its marker.
+a secret at the platform that the store does not know, which `recovery.rotate` finds by its marker.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from clients.oauth import OAuthClient
 from clients.platform import NewSecret, PlatformClient
-from clients.vault import VaultClient
+from clients.secret_store import SecretStore
 from recovery.errors import Conflict, RecoveryError, Refused, Unknown, Unverified
 from recovery.rotate import Observed
 
@@ -22,22 +22,22 @@ _OK = 200
 class SecretCourier:
     """Uses three open clients and owns none of them."""
 
-    def __init__(self, platform: PlatformClient, vault: VaultClient, oauth: OAuthClient) -> None:
+    def __init__(self, platform: PlatformClient, store: SecretStore, oauth: OAuthClient) -> None:
         self._platform = platform
-        self._vault = vault
+        self._store = store
         self._oauth = oauth
 
     async def observe(self, client_id: str, path: str) -> Observed:
-        """One look at both sides, Vault first: a secret that is created in between then shows as
-        unknown to Vault, never as missing at the platform."""
-        labels = await self._vault.observe(path)
+        """One look at both sides, the store first: a secret created in between then shows as
+        unknown to it, never as missing at the platform."""
+        labels = await self._store.observe(path)
         secrets = await self._platform.client_secrets(client_id)
         return Observed(tuple(secrets), labels)
 
     async def create(self, client_id: str, path: str, marker: str) -> str:
-        """A new secret at the platform, under PENDING in Vault; returns its id.
+        """A new secret at the platform, under PENDING in the store; returns its id.
 
-        Vault is asked first, so that a sealed or forbidden one costs nothing. Where Vault refuses
+        The store is asked first: a sealed or forbidden one costs nothing. Where it refuses
         afterwards, the new secret is taken away again. Unknown: look before doing it again.
         A cancelled caller does not stop it half way.
         """
@@ -45,26 +45,26 @@ class SecretCourier:
 
     async def probe(self, client_id: str, path: str) -> None:
         """Returns where the secret under CURRENT gets a token that the API takes."""
-        await self._probe(client_id, path, "CURRENT", self._vault.current)
+        await self._probe(client_id, path, "CURRENT", self._store.current)
 
     async def probe_pending(self, client_id: str, path: str) -> None:
         """The same with PENDING, before anybody depends on it."""
-        await self._probe(client_id, path, "PENDING", self._vault.pending)
+        await self._probe(client_id, path, "PENDING", self._store.pending)
 
     async def _create(self, client_id: str, path: str, marker: str) -> str:
-        before = await self._vault.observe(path)
+        before = await self._store.observe(path)
         if before.pending_id is not None or before.previous_id is not None:
             raise Conflict(
                 "Create a client secret",
                 code="rotation_under_way",
                 subject=client_id,
-                expected="neither PENDING nor PREVIOUS in Vault",
+                expected="neither PENDING nor PREVIOUS in the store",
                 got="an unfinished rotation",
                 advice="Look again: that one has to be finished first.",
             )
         new = await self._platform.create_secret(client_id, marker)
         try:
-            await self._vault.stage_pending(path, new.secret_id, new.value, cas=before.version)
+            await self._store.stage_pending(path, new.secret_id, new.value, cas=before.version)
         except Unknown:
             # It may be staged after all. Nobody uses it yet, and the next look tells which.
             raise
@@ -96,7 +96,7 @@ class SecretCourier:
                 subject=f"{client_id} {secret_id}",
                 expected="an access token",
                 got="a refusal of the client's credentials",
-                advice="The secret in Vault is not the one at the platform: roll back.",
+                advice="The secret in the store is not the one at the platform: roll back.",
             ) from None
         status = await self._oauth.me(token)
         if status != _OK:

@@ -6,7 +6,6 @@ done (`Unknown`) or refused; RFC 9110 for what may be repeated, RFC 7009 for 503
 
 import asyncio
 import base64
-import ipaddress
 import json as jsonlib
 import logging
 import random
@@ -15,12 +14,14 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
+from clients.http_addresses import url_problem
 from clients.http_answers import Call, call_of, named_wait, refusal
+from clients.http_bearer import Bearer
 from clients.http_transport import (
     MAX_BODY,
     NoAnswer,
@@ -87,7 +88,7 @@ class Wire:
     such a wire carries no credentials. Plain http is taken for loopback only, unless
     `allow_cleartext` (there is an encrypted mesh below). Redirects, cookies, and proxies of the
     environment are never used: credentials go where the block says. `credential` names for
-    errors what the operator has to look at.
+    errors what the operator has to look at. `bearer` gives a token that may change on the way.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Wire:
         *,
         headers: Mapping[str, str | SecretStr] | None = None,
         auth: tuple[str, str | SecretStr] | None = None,
+        bearer: Bearer | None = None,
         credential: str = "credential",
         timeout: Timeouts | None = None,
         ca_file: str | None = None,
@@ -109,13 +111,14 @@ class Wire:
         clock: Clock | None = None,
         allow_cleartext: bool = False,
     ) -> None:
-        if base_url is None and (headers or auth):
+        if base_url is None and (headers or auth or bearer):
             raise ValueError("a wire to any host carries no credentials")
         self.name = name
         self._credential = credential
         self._timeout = timeout or Timeouts()
         self._pace = pace
         self._watcher = pace if isinstance(pace, Watching) else None
+        self._bearer = bearer
         self._attempts = max(1, attempts)
         self._jitter = jitter or random.Random()
         self._sleep = sleep
@@ -169,10 +172,17 @@ class Wire:
         maybe_done = False
         for attempt in range(1, self._attempts + 1):
             await self._paced(call, maybe_done)
-            request = self._built(call, method, path, params, json, form, content, headers or {})
             wait = self._backoff(attempt)
+
+            def build(authorization: Mapping[str, str]) -> httpx.Request:
+                own = {**authorization, **(headers or {})}
+                return self._built(call, method, path, params, json, form, content, own)
+
             try:
-                response = await self._once(call, request)
+                if self._bearer is None or "Authorization" in (headers or {}):
+                    response = await self._once(call, build({}))
+                else:
+                    response = await self._borne(call, build, self._bearer, maybe_done)
             except NoAnswer as lost:
                 self._seen(False)
                 maybe_done = maybe_done or lost.sent
@@ -255,6 +265,22 @@ class Wire:
                 request.headers.pop(name, None)
         return request
 
+    async def _borne(
+        self,
+        call: Call,
+        build: Callable[[Mapping[str, str]], httpx.Request],
+        bearer: Bearer,
+        maybe_done: bool,
+    ) -> httpx.Response:
+        """One attempt with the bearer's token; a second one where that was refused and there is
+        another, for a 401 has done nothing."""
+        token = await bearer.bearer()
+        response = await self._once(call, build(_authorization(token)))
+        if response.status_code != 401 or not await bearer.refused(token):
+            return response
+        await self._paced(call, maybe_done)
+        return await self._once(call, build(_authorization(await bearer.bearer())))
+
     async def _once(self, call: Call, request: httpx.Request) -> httpx.Response:
         try:
             response = await send_once(self._client, request, self._timeout.attempt)
@@ -336,7 +362,7 @@ class Wire:
     def _checked_url(self, base_url: str | None, allow_cleartext: bool) -> str:
         if base_url is None:
             return ""
-        problem = _url_problem(base_url, allow_cleartext)
+        problem = url_problem(base_url, allow_cleartext)
         if problem:
             raise Misconfigured(
                 f"Set up the connection to {self.name}",
@@ -375,28 +401,8 @@ def _unusable(call: Call, got: str) -> NoReturn:
     ) from None
 
 
-def _url_problem(url: str, allow_cleartext: bool) -> str:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return "something else"
-    if parts.scheme not in ("http", "https") or not host:
-        return "something else"
-    if parts.username or parts.password or parts.query or parts.fragment:
-        return "credentials, a query or a fragment in it"
-    if parts.scheme == "http" and not allow_cleartext and not _is_loopback(host):
-        return "plain http to another machine"
-    return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _authorization(token: SecretStr) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token.get_secret_value()}"}
 
 
 def _revealed(value: str | SecretStr) -> str:

@@ -1,14 +1,13 @@
-"""HashiCorp Vault and OpenBao: client secrets with their labels, approvers' codes, signatures.
+"""HashiCorp Vault and OpenBao: one client for client secrets (KV v2), codes, signatures, leases.
 
-KV v2 with check-and-set, the TOTP engine and transit (vendor's API pages of the same names). The
-value of a secret leaves as SecretStr; ids and versions may be logged, values never.
+KV v2 with check-and-set is here (vendor's API page "KV secrets engine version 2"), the other
+engines are beside. The value of a secret leaves as SecretStr; ids and versions may be logged.
 """
 
 import asyncio
-import base64
 import random
-import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Self
@@ -17,22 +16,27 @@ import hvac
 from pydantic import SecretStr
 
 from clients import vault_labels
-from clients.vault_answers import code_refused, decoded, deleted_version, safe
-from clients.vault_calls import ATTEMPTS, Door, Sleep, VaultCalls
+from clients.vault_answers import deleted_version, safe
+from clients.vault_calls import ATTEMPTS, Sleep, VaultCalls
+from clients.vault_engines import VaultEngines
 from clients.vault_labels import Entry
+from clients.vault_leases import VaultLeases
+from clients.vault_login import AppRole, Door, TokenFile
+from recovery.app_clients import SecretLabels, StoreVersion
 from recovery.errors import (
     Conflict,
     Misconfigured,
     NotFound,
     RateLimited,
-    Refused,
     Unknown,
     Unreachable,
-    Unverified,
 )
-from recovery.rotate import SecretLabels
 
-_CODE = re.compile(r"[0-9]{6,8}")
+DEFAULT_MAX_VERSIONS = 10
+"""What KV v2 keeps where neither the path nor the mount says otherwise."""
+KEPT_VERSIONS = 6
+"""A rotation and its rollback write five versions at most; with six the one before all of them,
+which a person may want back, is still there at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class _Version:
     entry: Entry | None = field(repr=False)
 
 
-class VaultClient:
+class VaultClient(VaultEngines, VaultLeases):
     """One login to one Vault. Nothing is asked before the first use; close it when done.
 
     Reads and check-and-set writes are tried again where an answer was lost; others raise Unknown.
@@ -65,6 +69,7 @@ class VaultClient:
         role_id: str | None = None,
         secret_id: SecretStr | None = None,
         token: SecretStr | None = None,
+        token_file: TokenFile | None = None,
         mount: str = "secret",
         totp_mount: str = "totp",
         transit_mount: str = "transit",
@@ -76,10 +81,12 @@ class VaultClient:
         sleep: Sleep = asyncio.sleep,
         jitter: random.Random | None = None,
     ) -> None:
+        way: AppRole | TokenFile | None = token_file
+        if role_id is not None and secret_id is not None:
+            way = None if token_file else AppRole(role_id, secret_id)
         door = Door(
             address,
-            role_id=role_id,
-            secret_id=secret_id,
+            way=way,
             token=token,
             namespace=namespace,
             ca_file=ca_file,
@@ -153,115 +160,36 @@ class VaultClient:
         """Id and value of PENDING, to try it before anybody depends on it. NotFound if none."""
         return await self._labelled(path, "PENDING", vault_labels.pending)
 
-    async def stage_pending(self, path: str, secret_id: str, value: SecretStr, *, cas: int) -> int:
+    async def stage_pending(
+        self, path: str, secret_id: str, value: SecretStr, *, cas: StoreVersion
+    ) -> int:
         """Puts a new secret under PENDING; nobody uses it yet. Returns the version.
 
         Refused while an older rotation is not finished, Conflict if `cas` is not the newest.
+        Misconfigured where the path keeps too few versions for a rollback by hand.
         """
+        await self._check_kept(path)
 
         def stage(entry: Entry) -> dict[str, str]:
             return vault_labels.staged(entry, secret_id, value.get_secret_value())
 
         return await self._relabel(path, cas, stage, "Stage a new secret as PENDING")
 
-    async def promote(self, path: str, *, cas: int) -> int:
+    async def promote(self, path: str, *, cas: StoreVersion) -> int:
         """PENDING -> CURRENT and CURRENT -> PREVIOUS in one write. Returns the version."""
         return await self._relabel(path, cas, vault_labels.promoted, "Promote PENDING to CURRENT")
 
-    async def roll_back(self, path: str, *, cas: int) -> int:
+    async def roll_back(self, path: str, *, cas: StoreVersion) -> int:
         """PREVIOUS -> CURRENT; the secret that failed leaves Vault. Returns the version."""
         return await self._relabel(path, cas, vault_labels.rolled_back, "Roll back to PREVIOUS")
 
-    async def drop_previous(self, path: str, *, cas: int) -> int:
+    async def drop_previous(self, path: str, *, cas: StoreVersion) -> int:
         """Forgets PREVIOUS, once it is gone from the platform. Returns the version."""
         return await self._relabel(path, cas, vault_labels.without_previous, "Drop PREVIOUS")
 
-    async def drop_pending(self, path: str, *, cas: int) -> int:
+    async def drop_pending(self, path: str, *, cas: StoreVersion) -> int:
         """Forgets PENDING, once it is gone from the platform. Returns the version."""
         return await self._relabel(path, cas, vault_labels.without_pending, "Drop PENDING")
-
-    async def verify_code(self, key: str, code: str) -> None:
-        """Returns where `code` is the approver's present one-time code, not used before.
-
-        Raises Unverified for a wrong, malformed or used one. Vault also remembers wrong codes for
-        a while, and only in one node's memory: keep count of the attempts yourself.
-        """
-        safe(key)
-        typed = code.replace(" ", "")
-        if not _CODE.fullmatch(typed):
-            raise Unverified("Verify a one-time code", subject=key, got="not six to eight digits")
-        try:
-            valid = await self._calls.run(
-                lambda vault: vault.write_data(f"{self._totp}/code/{key}", data={"code": typed}),
-                attempted="Verify a one-time code",
-                subject=f"{self._totp}/code",
-                repeatable=False,
-            )
-        except Refused as refused:
-            raise code_refused(refused, key) from None
-        except Unknown:
-            raise Unknown(
-                "Verify a one-time code",
-                subject=key,
-                got="no answer",
-                advice="The code may count as used: enter the next one.",
-            ) from None
-        if valid["data"]["valid"] is not True:
-            raise Unverified("Verify a one-time code", subject=key, got="wrong")
-
-    async def sign(self, key: str, payload: bytes) -> bytes:
-        """The 64 bytes of an ed25519 signature by the newest version of a transit key."""
-        answer = await self._calls.run(
-            lambda vault: vault.secrets.transit.sign_data(
-                key,
-                hash_input=base64.b64encode(payload).decode(),
-                mount_point=self._transit,
-            )["data"]["signature"],
-            attempted="Sign with a key in Vault",
-            subject=f"{self._transit}/sign/{safe(key)}",
-            repeatable=True,
-        )
-        return decoded(answer.rpartition(":")[2], 64, "Sign with a key in Vault", key)
-
-    async def public_keys(self, key: str) -> list[bytes]:
-        """The raw 32 bytes of every version of a transit ed25519 key, the newest first."""
-        data = await self._calls.run(
-            lambda vault: vault.secrets.transit.read_key(key, mount_point=self._transit)["data"],
-            attempted="Read a public key from Vault",
-            subject=f"{self._transit}/keys/{safe(key)}",
-            repeatable=True,
-        )
-        versions = sorted(data["keys"].items(), key=lambda item: int(item[0]), reverse=True)
-        return [
-            decoded(
-                version.get("public_key", "") if isinstance(version, dict) else "",
-                32,
-                "Read a public key from Vault",
-                key,
-            )
-            for _, version in versions
-        ]
-
-    async def unwrap(self, token: SecretStr) -> Mapping[str, SecretStr]:
-        """What was wrapped for us; works once, and without our login.
-
-        Unverified the second time: then somebody else has read it.
-        """
-        try:
-            answer = await self._calls.run(
-                lambda vault: vault.adapter.post("/v1/sys/wrapping/unwrap")["data"],
-                attempted="Unwrap a response",
-                subject="sys/wrapping/unwrap",
-                repeatable=False,
-                token=token,
-            )
-        except (Refused, Misconfigured):
-            raise Unverified(
-                "Unwrap a response",
-                got="the wrapping token is unknown or was used",
-                advice="If it was fresh, somebody else has read the secret: replace it.",
-            ) from None
-        return {name: SecretStr(str(value)) for name, value in answer.items()}
 
     def _name(self, path: str) -> str:
         return f"{self._mount}/{safe(path)}"
@@ -295,8 +223,39 @@ class VaultClient:
             read, attempted="Read a secret from Vault", subject=self._name(path), repeatable=True
         )
 
+    async def _check_kept(self, path: str) -> None:
+        """The number of versions that the path keeps, and where it says nothing, its mount."""
+
+        def kept(vault: hvac.Client) -> int:
+            kv = vault.secrets.kv.v2
+            own = 0
+            with suppress(hvac.exceptions.InvalidPath):
+                own = int(kv.read_secret_metadata(path, self._mount)["data"]["max_versions"])
+            mounts = own or int(kv.read_configuration(self._mount)["data"]["max_versions"])
+            return mounts or DEFAULT_MAX_VERSIONS
+
+        number = await self._calls.run(
+            kept,
+            attempted="Look how many versions Vault keeps",
+            subject=f"{self._mount}/metadata/{safe(path)}",
+            repeatable=True,
+        )
+        if number < KEPT_VERSIONS:
+            raise Misconfigured(
+                "Stage a new secret as PENDING",
+                subject=self._name(path),
+                expected=f"max_versions of at least {KEPT_VERSIONS}",
+                got=str(number),
+                advice="Raise max_versions of this path or of its mount: a version needed for a "
+                "rollback would be pruned.",
+            )
+
     async def _relabel(
-        self, path: str, cas: int, change: Callable[[Entry], dict[str, str]], attempted: str
+        self,
+        path: str,
+        cas: StoreVersion,
+        change: Callable[[Entry], dict[str, str]],
+        attempted: str,
     ) -> int:
         version = await self._read(path)
         if version.number != cas:
@@ -308,7 +267,8 @@ class VaultClient:
                 got=f"version {version.number}",
                 advice="Look again and decide anew.",
             )
-        return await self._write(path, change(version.entry or {}), cas, attempted=attempted)
+        entry = change(version.entry or {})
+        return await self._write(path, entry, version.number, attempted=attempted)
 
     async def _write(
         self, path: str, entry: dict[str, str], cas: int | None, *, attempted: str

@@ -12,16 +12,15 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 import hvac
 import requests
 from hvac import exceptions as refusals
 from pydantic import SecretStr
 
-from clients.vault_errors import Passing, ours
+from clients.vault_errors import Passing, by_policy, expired, ours
+from clients.vault_login import Door
 from recovery.errors import Incomplete, Misconfigured, RateLimited
 
 Answer = TypeVar("Answer")
@@ -30,71 +29,8 @@ Sleep = Callable[[float], Awaitable[None]]
 THREADS = 8
 ATTEMPTS = 3
 _FIRST_PAUSE = 0.2
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_CONNECT = timedelta(seconds=5)
 _RENEW_BELOW = 1 / 3
 """Of a token's first lifetime: with less than that left it is renewed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Where Vault is and how it is entered: by AppRole, or by a token that somebody else renews."""
-
-    address: str
-    role_id: str | None = None
-    secret_id: SecretStr | None = None
-    token: SecretStr | None = None
-    namespace: str | None = None
-    ca_file: str | None = None
-    client_cert: tuple[str, str | None] | None = None
-    timeout: timedelta = timedelta(seconds=30)
-    allow_cleartext: bool = False
-    """Plain http to another machine, where an encrypted mesh is below."""
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
-        local = parts.hostname in _LOOPBACK
-        if parts.scheme != "https" and not (
-            parts.scheme == "http" and (local or self.allow_cleartext)
-        ):
-            raise Misconfigured(
-                "Set up the connection to Vault",
-                expected="an https address",
-                got="plain http to another machine" if parts.scheme == "http" else "something else",
-                advice="Correct the address in the vault-secrets block.",
-            )
-        if (self.token is None) == (self.role_id is None or self.secret_id is None):
-            raise Misconfigured(
-                "Log in to Vault",
-                expected="either role_id and secret_id, or token",
-                got="both" if self.token is not None else "neither",
-                advice="Correct the vault-secrets block.",
-            )
-
-    def new_client(self) -> hvac.Client:
-        session = requests.Session()
-        # Addresses and credentials come from the block alone, not from a proxy variable or .netrc.
-        session.trust_env = False
-        session.cert = self._cert()
-        session.verify = self.ca_file or True
-        return hvac.Client(
-            url=self.address,
-            token="",
-            # None would make hvac look into VAULT_CLIENT_CERT; the session has ours.
-            cert=False,
-            verify=session.verify,
-            timeout=(_CONNECT.total_seconds(), self.timeout.total_seconds()),
-            # requests would carry X-Vault-Token along to another host.
-            allow_redirects=False,
-            session=session,
-            namespace=self.namespace,
-        )
-
-    def _cert(self) -> str | tuple[str, str] | None:
-        if self.client_cert is None:
-            return None
-        cert, key = self.client_cert
-        return (cert, key) if key else cert
 
 
 @dataclass(slots=True)
@@ -201,9 +137,11 @@ class VaultCalls:
             try:
                 return function(client)
             except refusals.Forbidden:
-                # The token may have been revoked; a new login shows whether it is the policy.
-                if not self._forget(used):
+                # A dead token is refused with the same 403 as a missing permission.
+                if self._alive(client):
                     raise
+                if not self._forget(used):
+                    raise expired(attempted) from None
                 client.token = self._token(client)
                 return function(client)
         except (refusals.VaultError, requests.RequestException, OSError) as error:
@@ -233,6 +171,15 @@ class VaultCalls:
                 return before.token
             return self._login.token
 
+    def _alive(self, client: hvac.Client) -> bool:
+        """Whether Vault still knows the client's token. What was leased with it dies with it, so
+        a login is never thrown away for a missing permission."""
+        try:
+            client.auth.token.lookup_self()
+        except refusals.Forbidden as refused:
+            return by_policy(refused)
+        return True
+
     def _forget(self, token: str) -> bool:
         """True where we can log in anew."""
         if self._door.token is not None:
@@ -256,20 +203,9 @@ class VaultCalls:
         return login if login.good else None
 
     def _new_login(self, client: hvac.Client) -> _Login:
-        assert self._door.secret_id is not None
+        assert self._door.way is not None
         client.token = ""
-        try:
-            answer: dict[str, Any] = client.auth.approle.login(
-                self._door.role_id, self._door.secret_id.get_secret_value(), use_token=False
-            )
-        except (refusals.InvalidRequest, refusals.Unauthorized, refusals.Forbidden):
-            raise Misconfigured(
-                "Log in to Vault by AppRole",
-                expected="the role id and secret id to be accepted",
-                got="a refusal",
-                advice="Issue a new secret id and put it into the vault-secrets block.",
-            ) from None
-        auth = answer["auth"]
+        auth = self._door.way.log_in(client)["auth"]
         lifetime = float(auth["lease_duration"])
         return _Login(
             auth["client_token"], lifetime, time.monotonic() + lifetime, bool(auth["renewable"])

@@ -29,8 +29,28 @@ _CODES = {
     "unknown key": "unknown_key",
     "key not found": "unknown_key",
     "wrapping token": "wrapping_token",
+    "lease not found": "lease_not_found",
+    "lease is not renewable": "lease_not_renewable",
 }
 """What Vault says with a 400, and the code that we give it."""
+
+
+def by_policy(refused: refusals.Forbidden) -> bool:
+    """Whether a living token lacks a permission. For a dead one Vault says `permission denied` with
+    nothing around it, or adds `invalid token`."""
+    said = " ".join(refused.errors or ())
+    return "error occurred" in said and "invalid token" not in said
+
+
+def expired(attempted: str) -> Misconfigured:
+    """The token of the block is dead, and there is no other way in."""
+    return Misconfigured(
+        attempted,
+        subject="auth/token/lookup-self",
+        expected="a token that Vault knows",
+        got="one that has expired or was revoked",
+        advice="Put a new token into the vault-secrets block, or let it log in by a role.",
+    )
 
 
 class Passing(Exception):
@@ -118,8 +138,7 @@ def _of_status(
                 subject="/".join(subject.split("/")[:2]),
                 expected="permission",
                 got="a refusal by Vault's policy",
-                advice="Give the role of the vault-secrets block the policy for this path, "
-                "or check that its token is still valid.",
+                advice="Give the role of the vault-secrets block the policy for this path.",
             )
         case refusals.InvalidPath():
             return NotFound(attempted, code="not_found", subject=subject, got="nothing there")

@@ -6,7 +6,7 @@ from flows.waves import PhaseResult, everyone, over_waves
 from recovery import contain as plans
 from recovery.incident import Phase
 from tasks import contain as tasks
-from tasks.case import Case, open_case, preflight
+from tasks.case import Case, Rights, open_case, preflight
 
 
 @operator_flow("contain")
@@ -16,7 +16,7 @@ async def contain(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOO
     Refresh tokens go first, then sessions and devices; then the password is reset by force.
     Run it again to go on where it stopped: who is contained costs nothing.
     """
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         return await contain_accounts(case)
 

@@ -5,7 +5,7 @@ from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
 from tasks import enroll as tasks
-from tasks.case import Case, open_case, preflight
+from tasks.case import Case, Rights, open_case, preflight
 
 
 @operator_flow("enroll")
@@ -14,7 +14,7 @@ async def enroll(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
 
     No token exists yet: it is derived when the message is composed.
     """
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         return await enroll_accounts(case)
 

@@ -11,7 +11,7 @@ from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Remind, Re
 from recovery.accounts import Stage
 from recovery.errors import RecoveryError
 from tasks import links
-from tasks.case import open_case, preflight
+from tasks.case import Rights, open_case, preflight
 
 CHUNK = 500
 
@@ -30,7 +30,7 @@ async def follow_up(
     get their first link. Their references are in the canonical list, column `ref`.
     """
     try:
-        async with open_case(incident_id, runbook) as case:
+        async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
             await preflight(case)
             asked = list(release or [])
             released = 0

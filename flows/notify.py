@@ -12,7 +12,7 @@ from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
 from tasks import notify as tasks
-from tasks.case import Case, open_case, preflight
+from tasks.case import Case, Rights, open_case, preflight
 from tasks.links import serve_requests
 
 
@@ -23,7 +23,7 @@ async def notify(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
     Email and in-app carry the link, SMS the reference and a code. Each person gets each message
     once, however often this runs.
     """
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         return await send_all(case)
 
@@ -53,7 +53,7 @@ async def serve_links(
     loop = asyncio.get_running_loop()
     until = loop.time() + timedelta(minutes=minutes).total_seconds()
     served = 0
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         while loop.time() < until:
             pending = await asyncio.to_thread(case.ledger.pending_link_requests, incident_id)

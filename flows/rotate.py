@@ -13,7 +13,7 @@ from recovery.errors import Misconfigured, RecoveryError
 from recovery.gates import Hold
 from recovery.incident import Phase
 from tasks import rotate as tasks
-from tasks.case import Case, open_case, preflight
+from tasks.case import Case, Rights, open_case, preflight
 from tasks.counts import BatchCounts
 from tasks.rotate import Rotated
 
@@ -26,7 +26,7 @@ async def rotate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
 
     The old secrets stay valid: nothing that runs can break. `retire` takes them away.
     """
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         waves = await tasks.take_inventory(case)
         return await _over(case, waves, tasks.renew_secret, "rotate")
@@ -35,7 +35,7 @@ async def rotate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
 @operator_flow("retire")
 async def retire(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK) -> PhaseResult:
     """Watch, deactivate and delete the old secrets of clients that run on a new one."""
-    async with open_case(incident_id, runbook) as case:
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         waiting = [record.client_id for record, _ in await tasks.retiring_secrets(case)]
         return await _over(case, [waiting] if waiting else [], tasks.retire_secret, "retire")

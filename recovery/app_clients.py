@@ -45,14 +45,18 @@ class ClientSecret:
     last_used_at: datetime | None
 
 
+StoreVersion = int | str
+"""A number in Vault, an opaque text elsewhere; compared for equality alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecretLabels:
-    """Which secret stands under which label in Vault, by id alone.
+    """Which secret stands under which label in its store, by id alone.
 
-    `version` is what the next check-and-set must name; 0 where nothing was ever written.
+    `version` is what the next check-and-set must name; 0 or empty where nothing was ever written.
     """
 
-    version: int
+    version: StoreVersion
     current_id: str | None = None
     pending_id: str | None = None
     previous_id: str | None = None

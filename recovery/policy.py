@@ -61,6 +61,9 @@ class Systems(_Section):
     platform: str = "platform-admin/main"
     oauth: str = "oauth-client/main"
     secrets: str = "vault-secrets/main"
+    client_secrets: str = Field(
+        "", description="Where client secrets live, if not in the store of `secrets`."
+    )
     ci: str = "jenkins-ci/main"
     email: str = "recovery-sendgrid/main"
     sms: str = "recovery-twilio/main"

@@ -206,7 +206,12 @@ class Stage:
                 api_key=access.siem_api_key,
                 index="logs-*",
             ),
-            _document("PlatformAdmin", address=access.platform, token=access.platform_admin_token),
+            _document(
+                "PlatformAdmin",
+                address=access.platform,
+                lease_path=access.platform_admin_lease,
+                reader_lease_path=access.platform_reader_lease,
+            ),
             _document("OAuthApp", address=access.platform),
             _document(
                 "VaultSecrets",

@@ -15,8 +15,10 @@ import blocks
 from blocks.base import (
     CheckpointBlock,
     CiBlock,
+    ClientSecretsBlock,
     EmailBlock,
     PlatformBlock,
+    Rights,
     SecretsBlock,
     SiemBlock,
     SmsBlock,
@@ -27,11 +29,14 @@ from blocks.portal import EnrollmentPortal
 from clients.courier import SecretCourier
 from clients.health import HealthReport, probe_health
 from clients.http import Wire
+from clients.leases import LeasedBearer
+from clients.secret_store import SecretStore
 from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
 from recovery.redaction import guard_logs
 from tasks.breaker import Holding
+from tasks.leases import LeaseLog
 from tasks.pace import QuotaPace, check_limit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,12 +71,13 @@ class Case:
         self.platform = systems.platform
         self.oauth = systems.oauth
         self.secrets = systems.secrets
+        self.client_secrets = systems.client_secrets
         self.ci = systems.ci
         self.email = systems.email
         self.sms = systems.sms
         self.checkpoints = systems.checkpoints
         self._consumers = systems.consumers
-        self.courier = SecretCourier(systems.platform, systems.secrets, systems.oauth)
+        self.courier = SecretCourier(systems.platform, systems.client_secrets, systems.oauth)
         self._marked: set[str] = set()
         self.directory = ROOT / policy.report.directory / incident_id
         """Where this incident's exports and reports are written (owner-only files)."""
@@ -115,9 +121,13 @@ class Case:
 class Systems:
     """The open clients of one case."""
 
-    def __init__(self, stack: AsyncExitStack, policy: RecoveryPolicy) -> None:
+    def __init__(
+        self, stack: AsyncExitStack, policy: RecoveryPolicy, rights: Rights, log: LeaseLog
+    ) -> None:
         self._stack = stack
         self._policy = policy
+        self._rights = rights
+        self._log = log
 
     async def open(self) -> None:
         names, quotas = self._policy.systems, self._policy.quotas
@@ -139,23 +149,39 @@ class Systems:
         for system in type(quotas).model_fields:
             await check_limit(system, getattr(quotas, system))
         enter = self._stack.enter_async_context
-        self.platform = await enter(platform.get_client(pace("platform")))
+        self.secrets = await enter(secrets.get_client())
+        self.client_secrets = await self._client_secrets()
+        terms, bearer = platform.lease_terms(self._rights), None
+        if terms is not None:
+            # Left before the login that it was taken with; taken at the first request.
+            bearer = await enter(LeasedBearer(self.secrets, terms, self._log))
+        self.platform = await enter(platform.get_client(pace("platform"), bearer))
         detect = self._policy.detect
         self.siem = await enter(
             siem.get_client(pace("siem"), presets=(detect.preset, *detect.also))
         )
         self.oauth = await enter(oauth.get_client())
-        self.secrets = await enter(secrets.get_client())
         self.ci = await enter(ci.get_client(pace("ci")))
         self.email = await enter(email.get_client(pace("email")))
         self.sms = await enter(sms.get_client(pace("sms")))
         self.consumers = await enter(Wire("the consumers", None))
 
+    async def _client_secrets(self) -> SecretStore:
+        names = self._policy.systems
+        if names.client_secrets in ("", names.secrets):
+            return self.secrets
+        block = await load_block(names.client_secrets, ClientSecretsBlock)
+        return await self._stack.enter_async_context(block.get_client())
+
 
 @asynccontextmanager
-async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
+async def open_case(
+    incident_id: str, runbook: str, *, rights: Rights = Rights.READ
+) -> AsyncIterator[Case]:
     """Reads the runbook, loads its blocks, checks the limits and the ledger, opens the clients.
 
+    `rights` is what the phase may do at the platform: where that leases its credentials, one for
+    just this is taken at the first request and revoked at the end.
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
     guard_logs()
@@ -166,7 +192,7 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
     try:
         await asyncio.to_thread(ledger.check)
         async with AsyncExitStack() as stack:
-            systems = Systems(stack, policy)
+            systems = Systems(stack, policy, rights, LeaseLog(ledger, incident_id))
             await systems.open()
             yield Case(
                 incident_id=incident_id,
@@ -209,10 +235,9 @@ async def load_block(name: str, kind: type[AnyBlock]) -> AnyBlock:
 async def preflight(case: Case) -> None:
     """Asks the systems that every phase depends on whether they answer, before the first act.
     Only scoping needs the SIEM, and asks it itself."""
-    checks: tuple[Callable[[], Awaitable[None]], ...] = (
-        case.secrets.check,
-        case.platform.check,
-    )
+    checks: list[Callable[[], Awaitable[None]]] = [case.secrets.check, case.platform.check]
+    if case.client_secrets is not case.secrets:
+        checks.insert(1, case.client_secrets.check)
     for check in checks:
         await check()
 
@@ -235,4 +260,4 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "blocks", "load_block", "open_case", "preflight"]
+__all__ = ["ROOT", "Case", "Rights", "blocks", "load_block", "open_case", "preflight"]

@@ -100,7 +100,7 @@ async def revoke_app_tokens(case: Case, client_id: str) -> BatchCounts:
         lambda: list(ledger.accounts(case.incident_id, stages=set(Stage) - {Stage.EXCLUDED}))
     )
     tokens = {a.ref: stored.data[a.account_id] for a in accounts if a.account_id in stored.data}
-    _, secret = await case.secrets.current(
+    _, secret = await case.client_secrets.current(
         case.policy.rotate.vault_path.format(client_id=client_id)
     )
     oauth: OAuthClient = case.oauth

@@ -214,7 +214,8 @@ class _Rotation:
 
     async def _move(self, step: Step, observed: Observed, client: AppClient) -> str:
         """Does it; returns the receipt: a secret's id, a version or a build number."""
-        courier, platform, store = self._case.courier, self._case.platform, self._case.secrets
+        courier, platform = self._case.courier, self._case.platform
+        store = self._case.client_secrets
         cas, secret_id = observed.labels.version, step.secret_id or ""
         match step.move:
             case Move.CREATE_SECRET:

@@ -1,5 +1,7 @@
 """Real servers that several tests share; each is started by the first test that asks for it."""
 
+import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -58,6 +60,32 @@ def bao() -> Iterator[Bao]:
             yield Bao(server, contents)
         finally:
             contents.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedPlatform:
+    """A platform whose admin credentials the session's Vault leases."""
+
+    state: PlatformState
+    address: str
+    bao: Bao
+
+
+@pytest.fixture
+async def leased_platform(bao: Bao) -> AsyncIterator[LeasedPlatform]:
+    """A new platform in each test; what was leased from the one before is revoked first."""
+    state = PlatformState(
+        populate(Random().getrandbits(32), accounts=20, members=5, clients=3),
+        WorldClock(),
+        latency=timedelta(milliseconds=1),
+    )
+    password = secrets.token_urlsafe(18)
+    state.broker.open_for("vault", password, per_second=5000, concurrent=100)
+    async with Loopback(platform_app(state)) as loopback:
+        connect = bao.contents.lease_platform
+        await asyncio.to_thread(connect, loopback.url, "vault", password)
+        yield LeasedPlatform(state, loopback.url, bao)
+        await asyncio.to_thread(bao.contents.end_leases)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What stands in the rehearsal's Vault: policies, roles, keys and secrets, as production has them.
 
-The policies are the files in `policies/`, least privilege, and go into a real Vault as they are.
+The policies are the files in `docs/vault/`, least privilege, as they go into a real Vault.
 """
 
 import json
@@ -14,15 +14,19 @@ import pyotp
 
 from rehearsal.world.openbao import OpenBao
 
-POLICIES = Path(__file__).with_name("policies")
-ROLES = ("recovery-flows", "recovery-portal")
+POLICIES = Path(__file__).resolve().parents[2] / "docs" / "vault"
+ROLES = ("recovery-flows", "portal-config", "automation")
 CHECKPOINT_KEY = "recovery-checkpoint"
 """Transit key (ed25519) that signs checkpoints of the audit log."""
+ADMIN_LEASE = "platform/creds/recovery-admin"
+READER_LEASE = "platform/creds/recovery-reader"
 
 _TOKEN_TTL = timedelta(minutes=20)
 _TOKEN_MAX_TTL = timedelta(hours=4)
 _SECRET_ID_TTL = timedelta(hours=4)
 _CONSUMER_TOKEN_TTL = timedelta(hours=24)
+_LEASE_TTL = timedelta(minutes=2)
+_LEASE_MAX_TTL = timedelta(minutes=30)
 _PERIOD_SECONDS = 30
 _KEPT_STEPS = 8
 
@@ -104,6 +108,44 @@ class VaultContents:
         root.secrets.transit.create_key(CHECKPOINT_KEY, key_type="ed25519")
         for name in approvers:
             self.add_approver(name)
+
+    def lease_platform(
+        self,
+        address: str,
+        user: str,
+        password: str,
+        *,
+        ttl: timedelta = _LEASE_TTL,
+        max_ttl: timedelta = _LEASE_MAX_TTL,
+    ) -> None:
+        """From now on ADMIN_LEASE and READER_LEASE lease the platform's credentials: its broker
+        makes a user for each lease and deletes it at the end.
+
+        Vault has no engine for our platform; its RabbitMQ one speaks plain HTTP, with a user, a
+        password and a role, which is all that a broker of service credentials has.
+        """
+        root = self._root
+        if "platform/" not in root.sys.list_mounted_secrets_engines()["data"]:
+            root.sys.enable_secrets_engine("rabbitmq", path="platform")
+        connection = {
+            "connection_uri": address,
+            "username": user,
+            "password": password,
+            "username_template": "lease-{{random 20}}",
+        }
+        root.write_data("platform/config/connection", data=connection)
+        self.set_lease_times(ttl, max_ttl)
+        for path, tag in ((ADMIN_LEASE, "admin"), (READER_LEASE, "read")):
+            root.write_data(path.replace("creds", "roles"), data={"tags": tag})
+
+    def set_lease_times(self, ttl: timedelta, max_ttl: timedelta) -> None:
+        """For leases taken from now on; Vault knows whole seconds."""
+        times = {"ttl": _seconds(ttl), "max_ttl": _seconds(max_ttl)}
+        self._root.write_data("platform/config/lease", data=times)
+
+    def end_leases(self) -> None:
+        """Fault: every credential of the platform that is leased dies at once."""
+        self._root.sys.revoke_prefix("platform/creds")
 
     def add_approver(self, name: str) -> Approver:
         answer = self._root.write_data(

@@ -17,10 +17,9 @@ MAX_PAGE = 500
 AdminAct = Callable[[Request, tuple[str, ...]], Reply]
 
 
-def behind_door(
-    state: PlatformState, name: str, act: AdminAct, scope: Scope = Scope.ADMIN
-) -> Handler:
-    """`act` for callers with an admin token of `scope` and quota left; counted under `name`.
+def behind_door(state: PlatformState, name: str, act: AdminAct, *scopes: Scope) -> Handler:
+    """`act` for callers with an admin token, one of ADMIN or of one of `scopes`, and quota left;
+    counted under `name`.
 
     The order is token, quota, scope: a refused scope costs quota, a refused quota nothing.
     """
@@ -30,7 +29,7 @@ def behind_door(
             token = state.admin.authenticate(request.bearer())
             with state.admin.lease(token) as headers:
                 try:
-                    if not token.scopes & {scope, Scope.ADMIN}:
+                    if not token.scopes & {Scope.ADMIN, *scopes}:
                         raise Problem(403, "insufficient_scope", "The token may not do this.")
                     if state.latency:
                         await asyncio.sleep(state.latency.total_seconds())
@@ -49,28 +48,28 @@ def add_account_routes(routes: Routes, state: PlatformState) -> None:
     api = _AccountApi(state)
     one = "/admin/accounts/{}"
 
-    def route(method: str, path: str, act: AdminAct, scope: Scope = Scope.ADMIN) -> None:
+    def route(method: str, path: str, act: AdminAct, *scopes: Scope) -> None:
         name = f"{method} {path.removeprefix('/admin/').removeprefix('accounts/{}/')}"
-        routes.add(method, path, behind_door(state, name, act, scope))
+        routes.add(method, path, behind_door(state, name, act, *scopes))
 
     def deletes(what: str, act: Callable[[str], int]) -> None:
         route("DELETE", f"{one}/{what}", lambda _, ids: Reply(200, {"revoked": act(ids[0])}))
 
-    route("POST", "/admin/accounts/query", api.query)
-    route("GET", "/admin/accounts", api.page)
+    route("POST", "/admin/accounts/query", api.query, Scope.READ)
+    route("GET", "/admin/accounts", api.page, Scope.READ)
     deletes("refresh-tokens", state.revoke_refresh_tokens)
     deletes("sessions", state.revoke_sessions)
     deletes("device-sessions", state.revoke_device_sessions)
     deletes("grants", state.revoke_grants)
     deletes("recovery-tokens", state.revoke_recovery_tokens)
     route("POST", f"{one}/password-reset", api.force_reset)
-    route("GET", f"{one}/credentials-summary", api.summary)
-    route("GET", f"{one}/authenticators", api.authenticators, Scope.BIND)
+    route("GET", f"{one}/credentials-summary", api.summary, Scope.READ)
+    route("GET", f"{one}/authenticators", api.authenticators, Scope.BIND, Scope.READ)
     route("POST", f"{one}/authenticators", api.bind, Scope.BIND)
     route("DELETE", f"{one}/authenticators", api.remove_authenticators)
     route("DELETE", f"{one}/authenticators/{{}}", api.remove_authenticator)
     route("POST", f"{one}/banners", api.put_banner)
-    route("GET", f"{one}/banners", api.banners)
+    route("GET", f"{one}/banners", api.banners, Scope.READ)
 
 
 class _AccountApi:

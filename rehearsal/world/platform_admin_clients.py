@@ -3,6 +3,7 @@
 from rehearsal.world.asgi import Problem, Reply, Request, Routes, optional_text_of
 from rehearsal.world.platform_admin import AdminAct, behind_door
 from rehearsal.world.platform_clients import MAX_SECRETS, ClientState, Secret
+from rehearsal.world.platform_quota import Scope
 from rehearsal.world.platform_state import PlatformState
 
 MAX_CLIENT_IDS = 50
@@ -12,12 +13,12 @@ def add_client_routes(routes: Routes, state: PlatformState) -> None:
     api = _ClientApi(state)
     secrets = "/admin/clients/{}/secrets"
 
-    def route(method: str, path: str, act: AdminAct) -> None:
+    def route(method: str, path: str, act: AdminAct, *scopes: Scope) -> None:
         name = f"{method} {path.removeprefix('/admin/').replace('/{}', '')}"
-        routes.add(method, path, behind_door(state, name, act))
+        routes.add(method, path, behind_door(state, name, act, *scopes))
 
-    route("GET", "/admin/clients", api.clients)
-    route("GET", secrets, api.secrets)
+    route("GET", "/admin/clients", api.clients, Scope.READ)
+    route("GET", secrets, api.secrets, Scope.READ)
     route("POST", secrets, api.add_secret)
     route("POST", f"{secrets}/{{}}/deactivate", api.deactivate)
     route("POST", f"{secrets}/{{}}/activate", api.activate)

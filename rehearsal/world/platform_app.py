@@ -17,6 +17,7 @@ from rehearsal.world.asgi import (
 from rehearsal.world.oauth_app import add_oauth_routes
 from rehearsal.world.platform_admin import add_account_routes
 from rehearsal.world.platform_admin_clients import add_client_routes
+from rehearsal.world.platform_broker import add_broker_routes
 from rehearsal.world.platform_state import PlatformState
 
 
@@ -26,6 +27,7 @@ def platform_app(state: PlatformState) -> ASGIApp:
     add_account_routes(routes, state)
     add_client_routes(routes, state)
     add_oauth_routes(routes, state)
+    add_broker_routes(routes, state.broker)
     person = _PersonApi(state)
     routes.add("POST", "/login", person.login)
     routes.add("POST", "/account/password", person.set_password)

@@ -14,9 +14,11 @@ from rehearsal.world.clock import WorldClock
 
 
 class Scope(StrEnum):
-    """ADMIN is everything under /admin; BIND only to list and add an account's authenticators."""
+    """ADMIN is everything under /admin, READ what changes nothing there; BIND only to list and add
+    an account's authenticators."""
 
     ADMIN = "admin"
+    READ = "read"
     BIND = "bind"
 
 
@@ -30,6 +32,8 @@ class AdminToken:
     per_second: float = 50.0
     concurrent: int = 20
     expires_at: datetime | None = None
+    shares: str = ""
+    """Name of a quota that several tokens have together; empty for one of its own."""
 
 
 @dataclass(slots=True)
@@ -52,7 +56,11 @@ class AdminDoor:
     def add(self, token: AdminToken) -> None:
         """Makes a token valid, or changes the terms of one that is; its bucket is full."""
         self._tokens[token.value] = token
-        self._buckets[token.value] = _Bucket(_capacity(token), time.monotonic())
+        full = _Bucket(_capacity(token), time.monotonic())
+        if token.shares:
+            self._buckets.setdefault(token.shares, full)
+        else:
+            self._buckets[token.value] = full
 
     def withdraw(self, value: str) -> None:
         self._tokens.pop(value, None)
@@ -72,7 +80,7 @@ class AdminDoor:
 
         Problem 429 when the bucket is empty or all places are taken; that costs no quota.
         """
-        bucket = self._buckets[token.value]
+        bucket = self._buckets[token.shares or token.value]
         now = time.monotonic()
         refilled = bucket.tokens + (now - bucket.filled_at) * token.per_second
         bucket.tokens = min(_capacity(token), refilled)

@@ -28,6 +28,7 @@ from rehearsal.world.platform_accounts import (
     password_digest,
     spend_time_on_code,
 )
+from rehearsal.world.platform_broker import CredentialBroker
 from rehearsal.world.platform_clients import ClientBook, Secret
 from rehearsal.world.platform_quota import AdminDoor, AdminToken
 from rehearsal.world.platform_tokens import Revocation, TokenCounts, TokenStore
@@ -56,6 +57,7 @@ class PlatformState:
         self.consumers_url = consumers_url.rstrip("/")
         self.faults = Faults()
         self.admin = AdminDoor(clock, admin_tokens)
+        self.broker = CredentialBroker(self.admin)
         self.admin_answers: Counter[tuple[str, int]] = Counter()
         """How often each admin call got each status, 429 and 401 included."""
         self.clients = ClientBook(population.clients, population.introspector, clock)

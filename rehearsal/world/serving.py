@@ -52,11 +52,17 @@ class Loopback:
 
     `port=0` takes a free one; a fixed port lets a server come back where it was. Connections
     made before `start` wait in the backlog. `stop` is idempotent and bounded: requests in
-    flight get `grace` (whole seconds), then they are cancelled.
+    flight get `grace` (whole seconds), then they are cancelled. `dated=False` leaves the header
+    Date to the app.
     """
 
     def __init__(
-        self, app: ASGIApp, *, port: int = 0, grace: timedelta = timedelta(seconds=2)
+        self,
+        app: ASGIApp,
+        *,
+        port: int = 0,
+        grace: timedelta = timedelta(seconds=2),
+        dated: bool = True,
     ) -> None:
         # proto must be given: asyncio sets TCP_NODELAY only on sockets that say IPPROTO_TCP,
         # and without it every answer waits 40 ms for Nagle and the delayed ACK.
@@ -79,6 +85,7 @@ class Loopback:
                 lifespan="auto",
                 log_config=None,
                 access_log=False,
+                date_header=dated,
                 timeout_keep_alive=int(_KEEP_ALIVE.total_seconds()),
                 timeout_graceful_shutdown=max(1, round(grace.total_seconds())),
             )

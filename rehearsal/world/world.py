@@ -20,7 +20,12 @@ from rehearsal.world.credentials import CredentialKind
 from rehearsal.world.jenkins_app import JenkinsState, jenkins_app
 from rehearsal.world.mailbox import Mailboxes
 from rehearsal.world.openbao import OpenBao
-from rehearsal.world.openbao_contents import Approver, VaultContents
+from rehearsal.world.openbao_contents import (
+    ADMIN_LEASE,
+    READER_LEASE,
+    Approver,
+    VaultContents,
+)
 from rehearsal.world.platform_app import platform_app
 from rehearsal.world.platform_quota import AdminToken, Scope
 from rehearsal.world.platform_state import PlatformState
@@ -41,6 +46,7 @@ SENDER = "security@accounts.example.com"
 MESSAGING_SERVICE = "MG" + "5" * 32
 SERVICE_NUMBER = "+15005550006"
 JENKINS_USER = "recovery"
+BROKER_USER = "vault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,9 @@ class Access:
     twilio: str
     jenkins: str
     vault: str
-    platform_admin_token: str = field(repr=False)
+    platform_admin_lease: str
+    """Path in Vault that leases a credential which may do everything under /admin."""
+    platform_reader_lease: str
     platform_bind_token: str = field(repr=False)
     siem_api_key: str = field(repr=False)
     """Encoded, as Elasticsearch gives it out."""
@@ -82,19 +90,20 @@ class World:
         self.traffic: Traffic = self._make_traffic(random.Random(seed + 1))
         self._keys = {
             name: secrets.token_urlsafe(24)
-            for name in ("admin", "bind", "siem", "sendgrid", "twilio", "jenkins")
+            for name in ("broker", "bind", "siem", "sendgrid", "twilio", "jenkins")
         }
         self.platform = PlatformState(
             self.population,
             self.clock,
             admin_tokens=[
-                AdminToken(
-                    self._keys["admin"],
-                    per_second=scenario.platform_per_second,
-                    concurrent=scenario.platform_concurrent,
-                ),
                 AdminToken(self._keys["bind"], scopes=frozenset({Scope.BIND}), per_second=200.0),
             ],
+        )
+        self.platform.broker.open_for(
+            BROKER_USER,
+            self._keys["broker"],
+            per_second=scenario.platform_per_second,
+            concurrent=scenario.platform_concurrent,
         )
         self._siem_key = SiemCredential("api_key", "recovery-reader", self._keys["siem"])
         self.siem = SiemApp(self.clock.now, self.traffic.documents, credentials=[self._siem_key])
@@ -148,6 +157,9 @@ class World:
         enter = self._stack.enter_async_context
         await asyncio.to_thread(self._fill_vault, approvers)
         platform = await enter(Loopback(platform_app(self.platform)))
+        await asyncio.to_thread(
+            self.vault.lease_platform, platform.url, BROKER_USER, self._keys["broker"]
+        )
         siem = await enter(Loopback(self.siem))
         sendgrid = await enter(Loopback(self.sendgrid))
         twilio = await enter(Loopback(self.twilio))
@@ -173,7 +185,8 @@ class World:
             twilio=twilio.url,
             jenkins=jenkins.url,
             vault=self.bao.address,
-            platform_admin_token=self._keys["admin"],
+            platform_admin_lease=ADMIN_LEASE,
+            platform_reader_lease=READER_LEASE,
             platform_bind_token=self._keys["bind"],
             siem_api_key=self._siem_key.authorization.removeprefix("ApiKey "),
             sendgrid_key=self._keys["sendgrid"],

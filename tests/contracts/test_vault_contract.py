@@ -11,16 +11,12 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import hvac
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hvac.exceptions import Forbidden, VaultError
 from pydantic import SecretStr
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from clients.vault import VaultClient
 from recovery.errors import (
@@ -37,6 +33,7 @@ from recovery.rotate import SecretLabels
 from rehearsal.world.faults import CloseAfter, CloseBefore, Faults, Status
 from rehearsal.world.openbao_contents import CHECKPOINT_KEY, Approver
 from rehearsal.world.serving import Loopback
+from tests.contracts.relay import Relay
 
 VALUE = "cs_value-that-nobody-may-see:+/%"
 
@@ -391,7 +388,7 @@ async def test_a_secret_id_that_is_no_good(bao: Any) -> None:
 
 
 async def test_a_wrapped_secret_id_logs_in(bao: Any) -> None:
-    role_id, token = bao.contents.issue_wrapped("recovery-portal")
+    role_id, token = bao.contents.issue_wrapped("portal-config")
     async with VaultClient(bao.address, token=SecretStr("unused")) as vault:
         secret_id = (await vault.unwrap(SecretStr(token)))["secret_id"]
     async with VaultClient(bao.address, role_id=role_id, secret_id=secret_id) as vault:
@@ -400,7 +397,6 @@ async def test_a_wrapped_secret_id_logs_in(bao: Any) -> None:
 
 async def test_the_flows_policy_suffices(bao: Any, app_path: str) -> None:
     bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
-    bao.contents.put("recovery/platform-admin", {"token": "t"})
     bao.contents.put("recovery/probe-accounts", {"u-1": "password"})
     bao.contents.put(f"app-tokens/{app_path[5:]}", {"u-1": "token"})
     async with by_role(bao, "recovery-flows") as vault:
@@ -410,7 +406,7 @@ async def test_the_flows_policy_suffices(bao: Any, app_path: str) -> None:
         await vault.drop_previous(app_path, cas=3)
         await vault.put(f"apps/app-{secrets.token_hex(4)}", {"client_secret": "x"}, cas=0)
         await vault.current(app_path)
-        for name in ("enrollment-signing-key", "platform-admin", "probe-accounts"):
+        for name in ("enrollment-signing-key", "probe-accounts"):
             await vault.get(f"recovery/{name}")
         await vault.get(f"app-tokens/{app_path[5:]}")
         await vault.verify_code("maya", bao.contents.approvers["maya"].code())
@@ -449,14 +445,13 @@ async def test_the_flows_policy_refuses_the_rest(bao: Any, app_path: str) -> Non
                 forbidden()
 
 
-async def test_the_portal_reads_its_two_keys_and_nothing_else(bao: Any, app_path: str) -> None:
+async def test_the_portals_configuration_gets_its_one_token(bao: Any, app_path: str) -> None:
     bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
     bao.contents.put("recovery/platform-bind", {"token": "t"})
-    async with by_role(bao, "recovery-portal") as vault:
+    async with by_role(bao, "portal-config") as vault:
         await vault.check()
-        await vault.get("recovery/enrollment-signing-key")
         await vault.get("recovery/platform-bind")
-        for path in (app_path, "recovery/platform-admin"):
+        for path in (app_path, "recovery/enrollment-signing-key"):
             with pytest.raises(Misconfigured):
                 await vault.get(path)
         with pytest.raises(Misconfigured):
@@ -502,37 +497,9 @@ async def test_a_sealed_vault_says_what_to_do(bao: Any, app_path: str) -> None:
 # A network that fails between us and the server.
 
 
-class _Relay:
-    """Hands requests on to the real server; faults strike in between."""
-
-    def __init__(self, address: str) -> None:
-        self.faults = Faults()
-        self.app = self.faults.around(self._relay)
-        self._address = address
-
-    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for kind in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{kind}.complete"})
-            return
-        request = Request(scope, receive)
-        url = f"{self._address}{request.url.path}?{request.url.query}".rstrip("?")
-        kept = {n: v for n, v in request.headers.items() if n.startswith(("x-vault", "content-t"))}
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(
-                request.method, url, data=await request.body(), headers=kept
-            ) as answered,
-        ):
-            body = await answered.read()
-            headers = {"content-type": answered.headers.get("content-type", "")}
-            await Response(body, answered.status, headers)(scope, receive, send)
-
-
 @asynccontextmanager
 async def _behind_relay(bao: Any) -> AsyncIterator[tuple[VaultClient, Faults]]:
-    relay = _Relay(bao.address)
+    relay = Relay(bao.address)
     async with (
         Loopback(relay.app) as loopback,
         VaultClient(
@@ -591,7 +558,7 @@ async def test_another_server_at_the_address(bao: Any) -> None:
 
 
 async def test_nobody_there(bao: Any) -> None:
-    async with Loopback(_Relay(bao.address).app) as loopback:
+    async with Loopback(Relay(bao.address).app) as loopback:
         address = loopback.url
     vault = VaultClient(address, token=SecretStr(VALUE), sleep=no_waiting)
     async with vault:

@@ -55,7 +55,6 @@ def _people(rehearsed: Rehearsed, known: Canaries) -> None:
 def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
     access, stage = rehearsed.world.access, rehearsed.stage
     for name in (
-        "platform_admin_token",
         "platform_bind_token",
         "siem_api_key",
         "sendgrid_key",
@@ -64,6 +63,7 @@ def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
         "introspector_secret",
     ):
         known.add(name, getattr(access, name))
+    known.add("a leased token", *(value for _, value in rehearsed.world.platform.broker.made))
     known.add("Vault's root token", stage.bao.root_token)
     known.add("the ledger's key", stage.ledger_key)
     known.add("the code key", stage.code_key)

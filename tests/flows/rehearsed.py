@@ -162,8 +162,13 @@ async def twin_world(rehearsed: Rehearsed, ahead: timedelta) -> AsyncIterator[st
         new.migrate()
     try:
         async with Loopback(platform_app(world.platform)) as platform, Loopback(siem) as search:
-            changes: dict[str, dict[str, str]] = {
-                "platform-admin": {"address": platform.url, "token": "twin-admin"},
+            changes: dict[str, dict[str, str | None]] = {
+                "platform-admin": {
+                    "address": platform.url,
+                    "token": "twin-admin",
+                    "lease_path": None,
+                    "reader_lease_path": None,
+                },
                 "elasticsearch-siem": {
                     "address": search.url,
                     "api_key": reader.authorization.removeprefix("ApiKey "),
@@ -184,7 +189,7 @@ async def twin_world(rehearsed: Rehearsed, ahead: timedelta) -> AsyncIterator[st
         world.vault.close()
 
 
-async def _other_block(api: httpx.AsyncClient, kind: str, fields: Mapping[str, str]) -> None:
+async def _other_block(api: httpx.AsyncClient, kind: str, fields: Mapping[str, str | None]) -> None:
     """A block document `twin` like `main`, with other fields."""
     main = await ask(api, "GET", f"/block_types/slug/{kind}/block_documents/name/main")
     kept = {name: main[name] for name in ("block_schema_id", "block_type_id")}

@@ -1,8 +1,5 @@
-# What the enrollment portal may do: read its own two keys. No approver's code, no client secret.
-
-path "secret/data/recovery/enrollment-signing-key" {
-  capabilities = ["read"]
-}
+# For whatever renders the portal's configuration file. The portal itself has no policy, because it
+# never talks to Vault; the private signing key of links is not for it either.
 
 # The platform token that may only list and add an account's authenticators.
 path "secret/data/recovery/platform-bind" {
@@ -11,10 +8,6 @@ path "secret/data/recovery/platform-bind" {
 
 path "auth/token/lookup-self" {
   capabilities = ["read"]
-}
-
-path "auth/token/renew-self" {
-  capabilities = ["update"]
 }
 
 # Gives the login back at the end.
