@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from clients.vault_answers import code_refused, decoded, safe
 from clients.vault_calls import VaultCalls
-from recovery.errors import Misconfigured, Refused, Unknown, Unverified
+from recovery.errors import Incomplete, Misconfigured, Refused, Unknown, Unverified
 
 _CODE = re.compile(r"[0-9]{6,8}")
 
@@ -36,21 +36,23 @@ class VaultEngines:
             raise Unverified("Verify a one-time code", subject=key, got="not six to eight digits")
         try:
             valid = await self._calls.run(
-                lambda vault: vault.write_data(f"{self._totp}/code/{key}", data={"code": typed}),
+                lambda vault: vault.write_data(f"{self._totp}/code/{key}", data={"code": typed})[
+                    "data"
+                ]["valid"],
                 attempted="Verify a one-time code",
                 subject=f"{self._totp}/code",
                 repeatable=False,
             )
         except Refused as refused:
             raise code_refused(refused, key) from None
-        except Unknown:
+        except (Unknown, Incomplete):
             raise Unknown(
                 "Verify a one-time code",
                 subject=key,
-                got="no answer",
+                got="no answer that can be read",
                 advice="The code may count as used: enter the next one.",
             ) from None
-        if valid["data"]["valid"] is not True:
+        if valid is not True:
             raise Unverified("Verify a one-time code", subject=key, got="wrong")
 
     async def sign(self, key: str, payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ from hvac import exceptions as refusals
 from pydantic import SecretStr
 
 from clients.vault_answers import safe
+from clients.vault_transport import BoundedAdapter
 from recovery.errors import Misconfigured
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -125,6 +126,8 @@ class Door:
         session = requests.Session()
         # Addresses and credentials come from the block alone, not from a proxy variable or .netrc.
         session.trust_env = False
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, BoundedAdapter(self.timeout.total_seconds()))
         session.cert = self._cert()
         session.verify = self.ca_file or True
         return hvac.Client(
