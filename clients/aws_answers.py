@@ -4,6 +4,7 @@ AWS Secrets Manager API Reference, "Common Error Types" and the errors of each a
 """
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ from recovery.errors import (
     Unknown,
 )
 
+_XML_CODE = re.compile(rb"<Code>([A-Za-z.]{1,60})</Code>")
+_LONGEST_ERROR = 4096
 _CREDENTIALS = {
     "AuthFailure",
     "ExpiredTokenException",
@@ -67,13 +70,15 @@ def document(
 
 
 def error_type(response: httpx.Response) -> str:
-    """The name alone, without its namespace; empty where the body is none of theirs."""
+    """The name alone, without its namespace; empty where the body is none of theirs. What stands
+    before the service refuses in XML."""
     try:
-        document: Any = json.loads(response.content)
+        found: Any = json.loads(response.content)
     except ValueError:
-        return ""
-    named = document.get("__type") if isinstance(document, dict) else None
-    return named.rpartition("#")[2] if isinstance(named, str) else ""
+        named = _XML_CODE.search(response.content[:_LONGEST_ERROR])
+        return named[1].decode() if named else ""
+    kind = found.get("__type") if isinstance(found, dict) else None
+    return kind.rpartition("#")[2] if isinstance(kind, str) else ""
 
 
 def refusal(kind: str, action: str, attempted: str, subject: str) -> RecoveryError:

@@ -8,8 +8,11 @@ from prefect.blocks import notifications, system, webhook
 from prefect.blocks.core import Block
 from pydantic import SecretStr, ValidationError
 
+from blocks.aws import AwsSecrets
+from blocks.azure import AzureKeyVault
 from blocks.base import (
     CiBlock,
+    ClientSecretsBlock,
     EmailBlock,
     PlatformBlock,
     SecretsBlock,
@@ -24,6 +27,7 @@ from blocks.platform import PlatformAdmin
 from blocks.siem import ElasticsearchSiem
 from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
+from clients.vault_login import SERVICE_ACCOUNT_FILE
 from recovery.errors import Misconfigured
 
 SECRET = "s3cr3t-value"
@@ -45,6 +49,21 @@ BLOCKS: dict[type[Block], tuple[str, type[Block], dict[str, Any]]] = {
         "vault-secrets",
         SecretsBlock,
         {"address": "https://vault.example:8200", "role_id": "r", "secret_id": SECRET},
+    ),
+    AwsSecrets: (
+        "aws-secrets",
+        ClientSecretsBlock,
+        {"region": "eu-central-1", "access_key_id": "k", "secret_access_key": SECRET},
+    ),
+    AzureKeyVault: (
+        "azure-key-vault",
+        ClientSecretsBlock,
+        {
+            "address": "https://recovery.vault.azure.net",
+            "tenant_id": "t",
+            "client_id": "c",
+            "client_secret": SECRET,
+        },
     ),
     JenkinsCi: (
         "jenkins-ci",
@@ -161,6 +180,9 @@ async def test_a_pace_is_handed_to_the_wire() -> None:
         (ElasticsearchSiem, {"address": "https://x", "api_key": "k", "user": "u", "password": "p"}),
         (PlatformAdmin, {"address": "https://x", "token": "t", "paths": {"nothing": "/x"}}),
         (PlatformAdmin, {"address": "https://x", "token": "t", "paths": {"sessions": "/x"}}),
+        (VaultSecrets, {"address": "https://x", "jwt_role": "r"}),
+        (VaultSecrets, {"address": "https://x", "token": "t", "kubernetes_role": "r"}),
+        (VaultSecrets, {"address": "https://x", "jwt_role": "r", "jwt_file": "f", "token": "t"}),
         (SendGridEmail, {"api_key": "k", "sender_email": "Acme <a@x>", "sender_name": "Acme"}),
         (TwilioSms, {"account_sid": "AC1", "secret": "s"}),
         (TwilioSms, {"account_sid": "SK1", "secret": "s", "from_number": "+1555"}),
@@ -199,6 +221,25 @@ def test_the_kinds_promise_what_their_clients_keep() -> None:
         product = inspect.signature(block.get_client).parameters  # type: ignore[attr-defined]
         promised = inspect.signature(kind.get_client).parameters  # type: ignore[attr-defined]
         assert list(product) == list(promised), block
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "file", "mount"),
+    [
+        ({"jwt_role": "r", "jwt_file": "/run/token"}, "jwt", "/run/token", "jwt"),
+        ({"kubernetes_role": "r"}, "kubernetes", SERVICE_ACCOUNT_FILE, "kubernetes"),
+        ({"kubernetes_role": "r", "kubernetes_mount": "k8s"}, "kubernetes", None, "k8s"),
+    ],
+)
+def test_vaults_token_files(
+    given: dict[str, Any], method: str, file: str | None, mount: str
+) -> None:
+    made = VaultSecrets(address="https://vault.example", **given)
+    way = made._token_file()
+    assert way is not None
+    assert (way.method, way.role, way.mount) == (method, "r", mount)
+    assert file is None or way.path == file
+    assert made.get_client()
 
 
 def test_secret_fields_are_secret_strings() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -120,6 +121,8 @@ class _AwsRelay(Relay):
     def __init__(self, address: str) -> None:
         super().__init__(address, one_by_one=True)
         self.actions: list[str] = []
+        self.throttled: Counter[str] = Counter()
+        self.page = 0
 
     def where(self, request: Request) -> str:
         return "/"
@@ -129,6 +132,9 @@ class _AwsRelay(Relay):
     ) -> Response:
         action = request.headers["x-amz-target"].rpartition(".")[2]
         self.actions.append(action)
+        if self.throttled[action] > 0:
+            self.throttled[action] -= 1
+            return _aws_error("ThrottlingException")
         if action == "PutSecretValue":
             asked = json.loads(body)
             look = {"SecretId": asked["SecretId"], "VersionId": asked["ClientRequestToken"]}
@@ -136,14 +142,27 @@ class _AwsRelay(Relay):
             held = await self.ask(session, request, json.dumps(look).encode(), target)
             if held.status_code == 200:
                 if json.loads(bytes(held.body))["SecretString"] != asked["SecretString"]:
-                    error = {"__type": "ResourceExistsException", "message": "in use"}
-                    return Response(json.dumps(error), 400, media_type="application/x-amz-json-1.1")
+                    return _aws_error("ResourceExistsException")
                 return held
         answer = await self.ask(session, request, body, {})
         if action == "ListSecretVersionIds" and answer.status_code == 500:
-            error = {"__type": "ResourceNotFoundException", "message": "not there"}
-            return Response(json.dumps(error), 400, media_type="application/x-amz-json-1.1")
+            return _aws_error("ResourceNotFoundException")
+        if action == "ListSecretVersionIds" and self.page:
+            return _paged(answer, json.loads(body).get("NextToken", "0"), self.page)
         return answer
+
+
+def _aws_error(kind: str) -> Response:
+    error = {"__type": kind, "message": "as the relay knows AWS"}
+    return Response(json.dumps(error), 400, media_type="application/x-amz-json-1.1")
+
+
+def _paged(answer: Response, begin: str, size: int) -> Response:
+    document = json.loads(bytes(answer.body))
+    end = int(begin) + size
+    more = {"NextToken": str(end)} if end < len(document["Versions"]) else {}
+    page = document | {"Versions": document["Versions"][int(begin) : end]} | more
+    return Response(json.dumps(page), 200, media_type="application/x-amz-json-1.1")
 
 
 def _by_action(app: ASGIApp) -> ASGIApp:
@@ -162,9 +181,15 @@ class AwsBench(Bench):
     name, write, staging = "aws", "POST /(Put|Update)", "POST /PutSecretValue"
 
     def __init__(self, relay: "_AwsRelay", address: str, moto: str) -> None:
-        self.faults, self.actions = relay.faults, relay.actions
+        self.faults, self.actions, self._relay = relay.faults, relay.actions, relay
         self._address = address
         self.admin = aws_admin(moto)
+
+    def throttle(self, action: str, times: int) -> None:
+        self._relay.throttled[action] = times
+
+    def page(self, size: int) -> None:
+        self._relay.page = size
 
     def client(self) -> AwsSecretsClient:
         block = AwsSecrets(

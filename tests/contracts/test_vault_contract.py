@@ -31,7 +31,7 @@ from recovery.errors import (
 )
 from recovery.rotate import SecretLabels
 from rehearsal.world.faults import CloseAfter, CloseBefore, Faults, Status
-from rehearsal.world.openbao_contents import CHECKPOINT_KEY, Approver
+from rehearsal.world.openbao_contents import CHECKPOINT_KEY, READER_LEASE, Approver
 from rehearsal.world.serving import Loopback
 from tests.contracts.relay import Relay
 
@@ -211,6 +211,60 @@ async def test_moves_that_do_not_fit_are_refused(target: Target) -> None:
 
 def _plain(found: tuple[str, SecretStr]) -> tuple[str, str]:
     return found[0], found[1].get_secret_value()
+
+
+@pytest.mark.parametrize(("kept", "enough"), [(1, False), (5, False), (6, True), (0, True)])
+async def test_a_rotation_needs_room_for_the_version_before_it(
+    target: Target, kept: int, enough: bool
+) -> None:
+    path, kv = target.path(), target.admin.secrets.kv.v2
+    async with target.client() as vault:
+        await vault.put(path, {"client_secret": "old", "secret_id": "s1"}, cas=0)
+        kv.update_metadata(path, max_versions=kept)
+        if not enough:
+            with pytest.raises(Misconfigured, match="max_versions of at least 6"):
+                await vault.stage_pending(path, "s2", SecretStr("new"), cas=1)
+            assert await vault.observe(path) == SecretLabels(1, "s1")
+            return
+        # The longest way that one rotation can take: five writes.
+        await vault.stage_pending(path, "s2", SecretStr("new"), cas=1)
+        await vault.drop_pending(path, cas=2)
+        await vault.stage_pending(path, "s3", SecretStr("newer"), cas=3)
+        await vault.promote(path, cas=4)
+        await vault.roll_back(path, cas=5)
+    before = kv.read_secret_version(path, version=1, raise_on_deleted_version=True)
+    assert before["data"]["data"] == {"client_secret": "old", "secret_id": "s1"}
+
+
+async def test_the_mounts_number_counts_where_the_path_has_none(bao: Any) -> None:
+    root, mount = bao.server.root(), f"kv-{secrets.token_hex(3)}"
+    with closing(root.adapter):
+        root.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
+        root.secrets.kv.v2.configure(max_versions=2, mount_point=mount)
+        token = SecretStr(bao.server.root_token)
+        async with VaultClient(bao.address, token=token, mount=mount) as vault:
+            for path in ("never-written", "written"):
+                cas = 0
+                if path == "written":
+                    cas = await vault.put(path, {"client_secret": "x"}, cas=0)
+                with pytest.raises(Misconfigured, match="of its mount"):
+                    await vault.stage_pending(path, "s2", SecretStr("new"), cas=cas)
+            root.secrets.kv.v2.update_metadata("written", max_versions=8, mount_point=mount)
+            await vault.stage_pending("written", "s2", SecretStr("new"), cas=1)
+        root.sys.disable_secrets_engine(mount)
+
+
+async def test_a_lease_that_has_ended_can_not_be_renewed(leased_platform: Any) -> None:
+    async with by_role(leased_platform.bao, "recovery-flows") as vault:
+        lease = await vault.take_lease(READER_LEASE, "password")
+        assert (await vault.renew_lease(lease)).total_seconds() > 0
+        await vault.revoke_lease(lease)
+        with pytest.raises(Refused) as caught:
+            await vault.renew_lease(lease)
+        assert caught.value.code == "lease_not_found"
+        await vault.revoke_lease(lease)
+    assert lease.lease_id not in f"{lease!r} {caught.value}"
+    assert lease.fingerprint not in lease.lease_id
 
 
 # One-time codes and signatures.

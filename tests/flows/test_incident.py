@@ -23,6 +23,7 @@ from recovery.canonical import read_canonical
 from recovery.redaction import WITHHELD
 from rehearsal.drive import INCIDENT, Finished
 from rehearsal.operator import RunState
+from rehearsal.world.platform_quota import Scope
 from rehearsal.world.registry import RESTART_JOB
 from rehearsal.world.wire_faults import PartialShards
 from tests.flows.canaries import canaries_of
@@ -354,6 +355,24 @@ async def test_every_gate_asked_and_the_right_code_passed(
     for gate in ("contain", "notify", "retire"):
         (attempt,) = rehearsed.ledger.approvals(INCIDENT, gate)
         assert (attempt.decision, attempt.refusal) == ("approve", "")
+
+
+async def test_admin_credentials_were_leased_after_the_approval_and_given_back(
+    rehearsed: Rehearsed, whole: Whole
+) -> None:
+    log = list(rehearsed.ledger.audit(INCIDENT))
+    leases = [e for e in log if e.event.startswith("platform.lease.")]
+    acting = [e for e in leases if e.facts["purpose"] == "act"]
+    assert {e.facts["path"] for e in acting} == {rehearsed.world.access.platform_admin_lease}
+    approved = next(e.seq for e in log if e.event == "approval")
+    assert min(e.seq for e in acting) > approved
+    taken = Counter(e.facts["lease"] for e in leases if e.event.endswith(".taken"))
+    given_back = Counter(e.facts["lease"] for e in leases if e.event.endswith(".revoked"))
+    assert taken == given_back
+    assert len([e for e in acting if e.event.endswith(".taken")]) >= 5
+    broker = rehearsed.world.platform.broker
+    assert broker.made
+    assert broker.living(Scope.ADMIN) == []
 
 
 async def test_late_arrivals_are_admitted_and_contained_by_the_same_run(
