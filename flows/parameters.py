@@ -34,6 +34,13 @@ Requester = Annotated[
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
     ),
 ]
+AskAgain = Annotated[
+    bool,
+    Field(
+        description="On: where an approver rejected this very plan, ask once more. The earlier "
+        "rejection stays in the audit log and is shown in the form.",
+    ),
+]
 WindowStart = Annotated[
     datetime | None,
     Field(

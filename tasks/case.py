@@ -22,6 +22,7 @@ from clients.http import Wire
 from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
+from tasks.brake import Brake
 from tasks.pace import QuotaPace, check_limit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,7 @@ class Case:
         self.runbook_digest = runbook_digest
         self.runbook_commit = runbook_commit
         self.ledger = ledger
+        self.brake = Brake(ledger, incident_id)
         self.portal = portal
         self.siem = systems.siem
         self.platform = systems.platform
@@ -162,6 +164,18 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
         ledger.close()
 
 
+@asynccontextmanager
+async def open_ledger(runbook: str) -> AsyncIterator[tuple[RecoveryPolicy, Ledger]]:
+    """The runbook and its ledger alone: for what must work while every other system is down."""
+    policy, _ = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
+    ledger = (await _load(policy.systems.ledger, RecoveryLedger)).get_client()
+    try:
+        await asyncio.to_thread(ledger.check)
+        yield policy, ledger
+    finally:
+        ledger.close()
+
+
 async def _load(name: str, kind: type[AnyBlock]) -> AnyBlock:
     """The block document `type-slug/name`, checked to be of the kind the runbook needs it for."""
     advice = "Create it in the UI (Blocks) or correct `systems` in the runbook."
@@ -215,4 +229,4 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "blocks", "open_case", "preflight"]
+__all__ = ["ROOT", "Case", "blocks", "open_case", "open_ledger", "preflight"]
