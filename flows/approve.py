@@ -22,7 +22,15 @@ from flows.tell import tell
 from recovery import approvals
 from recovery.approval_form import approval_form
 from recovery.approvals import Answer, Decision, GatePlan, Standing, standing
-from recovery.errors import Misconfigured, NotFound, RecoveryError, Unknown, Unreachable, Unverified
+from recovery.errors import (
+    Misconfigured,
+    NotFound,
+    RecoveryError,
+    Refused,
+    Unknown,
+    Unreachable,
+    Unverified,
+)
 from recovery.incident import ApprovalAttempt, GateRequest
 from recovery.policy import ApprovalPolicy
 from tasks.case import Case
@@ -49,6 +57,7 @@ async def pass_gate(case: Case, plan: GatePlan, policy: ApprovalPolicy, *, reque
     Raises Rejected where an approver said no. Everything else that is no valid answer leaves the
     run suspended, with the reason in the next form.
     """
+    await case.brake.check()
     ledger, incident_id = case.ledger, case.incident_id
     passed = passed_mark(plan.gate, plan.digest)
     if policy.required and not await case.marked(passed):
@@ -291,6 +300,8 @@ async def _check_code(case: Case, approver: str, code: SecretStr) -> str:
         return approvals.REFUSED_CODE
     except (Unreachable, Unknown):
         return approvals.UNCHECKED_CODE
+    except (Misconfigured, Refused):
+        return approvals.NO_KEY
     return ""
 
 

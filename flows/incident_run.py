@@ -37,7 +37,10 @@ PATIENCE = timedelta(minutes=2)
 """How long a resumed run waits for the lane: an answer was given to it."""
 NOBODY = "operator"
 """What the form says where nobody wrote a name."""
-_WORKING = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+COURTESY = timedelta(seconds=5)
+"""How long any other run waits: the one before may just be ending."""
+_ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+"""Not PAUSED: the UI's Pause does not end the process at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ async def leased(
 
 
 async def _take(ledger: Ledger, lease: Lease, *, patient: bool) -> None:
-    deadline = datetime.now(UTC) + (PATIENCE if patient else timedelta())
+    deadline = datetime.now(UTC) + (PATIENCE if patient else COURTESY)
     dead = ""
     while True:
         now = datetime.now(UTC)
@@ -123,8 +126,8 @@ async def _take(ledger: Ledger, lease: Lease, *, patient: bool) -> None:
         if held is None:
             return
         state = await _state_of(held.run_id)
-        if state is None or state not in _WORKING:
-            # Prefect says that it works no more: crashed, ended, or waiting for an answer.
+        if state is None or state in _ENDED:
+            # Its process is gone: it would have let go if it had ended by itself.
             dead = held.run_id
             continue
         if now > deadline:

@@ -48,6 +48,7 @@ class Answer:
 
 REFUSED_CODE = "the one-time code was not accepted"
 UNCHECKED_CODE = "Vault could not check the one-time code; it may count as used"
+NO_KEY = "Vault has no key for this approver, or does not let us ask"
 UNREADABLE = "the answer could not be read"
 
 
