@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from prefect import get_run_logger
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from prefect.input.actions import adelete_flow_run_input, aread_flow_run_input
@@ -208,7 +208,7 @@ async def read_answers(case: Case, run_id: str) -> bool:
     for request in mine:
         key = f"suspended-{_key(request)}-response"
         if not request.closed:
-            given = await aread_flow_run_input(key)
+            given = await _given(key)
             if given is None:
                 why = "the run went on without an answer"
                 await asyncio.to_thread(case.ledger.close_request, case.incident_id, request, why)
@@ -216,6 +216,14 @@ async def read_answers(case: Case, run_id: str) -> bool:
                 await _judge(case, request, given)
         await _forget(key)
     return bool(mine)
+
+
+async def _given(key: str) -> Any:
+    """The answer as it was sent, or None. What is no JSON is an answer, too: a wrong one."""
+    try:
+        return await aread_flow_run_input(key)
+    except ValueError:
+        return ""
 
 
 async def _judge(case: Case, request: GateRequest, given: Any) -> None:
@@ -309,5 +317,6 @@ async def _forget(key: str) -> None:
     """Deletes the answer from Prefect's database: the code in it is spent, and stays nowhere."""
     try:
         await adelete_flow_run_input(key)
-    except ObjectNotFound:
-        return
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 404:
+            raise

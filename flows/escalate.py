@@ -16,6 +16,7 @@ from pydantic import Field
 
 from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
+from flows.run_state import ended
 from flows.tell import tell
 from recovery.errors import RecoveryError
 from recovery.incident import GateRequest
@@ -49,6 +50,10 @@ async def escalate(
             waiting = next((r for r in requests if r.number == request and not r.closed), None)
             if waiting is None:
                 return Completed(message=f"The gate {gate} does not wait any more.")
+            if await ended(waiting.run_id):
+                why = "the run that asked has ended"
+                await asyncio.to_thread(ledger.close_request, incident_id, waiting, why)
+                return Completed(message=f"The gate {gate} does not wait any more: {why}.")
             rules = policy.approvals.of_gate(gate)
             overdue = ledger.now() - waiting.asked_at
             tell(

@@ -9,17 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from flows.approve import Rejected, read_answers
 from flows.report import report
+from flows.run_state import ended
 from ledger import Ledger
 from recovery.accounts import Stage, Verdict
 from recovery.errors import Busy, Misconfigured, RecoveryError, Stopped
@@ -39,8 +37,6 @@ NOBODY = "operator"
 """What the form says where nobody wrote a name."""
 COURTESY = timedelta(seconds=5)
 """How long any other run waits: the one before may just be ending."""
-_ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-"""Not PAUSED: the UI's Pause does not end the process at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +121,7 @@ async def _take(ledger: Ledger, lease: Lease, *, patient: bool) -> None:
         held = await asyncio.to_thread(ledger.take_lease, wanted, from_run=dead, now=now)
         if held is None:
             return
-        state = await _state_of(held.run_id)
-        if state is None or state in _ENDED:
+        if await ended(held.run_id):
             # Its process is gone: it would have let go if it had ended by itself.
             dead = held.run_id
             continue
@@ -140,16 +135,6 @@ async def _take(ledger: Ledger, lease: Lease, *, patient: bool) -> None:
                 f"again; a dead one lets go within {LEASE.seconds} seconds.",
             )
         await asyncio.sleep(2.0)
-
-
-async def _state_of(run_id: str) -> StateType | None:
-    """What Prefect says of a run; None for one that it does not know (any more)."""
-    try:
-        async with get_client() as client:
-            run = await client.read_flow_run(UUID(run_id))
-    except (ObjectNotFound, ValueError):
-        return None
-    return run.state.type if run.state else None
 
 
 async def _renew(ledger: Ledger, lease: Lease) -> None:

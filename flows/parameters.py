@@ -30,7 +30,8 @@ DryRun = Annotated[
 Requester = Annotated[
     str,
     Field(
-        description="Your approver name. Who requests a run can't approve it (four eyes).",
+        description="Your own approver name: a run that acts refuses `operator`. Whoever requested "
+        "any run on this incident can't approve its gates (four eyes).",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
     ),
 ]
