@@ -4,6 +4,7 @@ real runs are cut in the middle, and what they leave behind is looked at."""
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -31,14 +32,18 @@ async def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[R
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(rehearsed: Rehearsed) -> AsyncIterator[Desk]:
-    """Quotas so small that a run can be stopped in the middle of a phase."""
-    slow = rehearsed.changed(
-        "quotas",
-        platform={"per_second": 25, "concurrent": 16},
-        sms={"per_second": 6, "concurrent": 8},
-    )
+    """A platform so slow that containing takes a minute and a half."""
+    slow = rehearsed.changed("quotas", platform={"per_second": 4, "concurrent": 16})
     with desk_with(rehearsed, slow) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def slow_texts(rehearsed: Rehearsed) -> AsyncIterator[str]:
+    """The runbook of a text message provider that takes a minute for them all."""
+    document = rehearsed.changed("quotas", sms={"per_second": 1, "concurrent": 8})
+    with desk_with(rehearsed, document) as made:
+        yield made.runbook
 
 
 # ---------------------------------------------------------------- one phase alone, the stop
@@ -69,7 +74,7 @@ class Alone:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def alone(rehearsed: Rehearsed, desk: Desk) -> Alone:
     """`detect`, then `contain` on its own: rejected, asked again, stopped, gone on with."""
-    real = {"dry_run": False, "requested_by": "oscar"}
+    real: dict[str, Any] = {"dry_run": False, "requested_by": "oscar"}
     unknown = await desk.run("contain", ALONE, **real)
     unnamed = await desk.run("detect", ALONE)
     detected = await desk.run("detect", ALONE, requested_by="oscar")
@@ -83,7 +88,7 @@ async def alone(rehearsed: Rehearsed, desk: Desk) -> Alone:
     again = await desk.run("contain", ALONE, **real)
     run = await desk.run("contain", ALONE, **real, ask_again=True)
     asked_again = await desk.form(run)
-    holder = await desk.approve(run, "maya")
+    holder = (await desk.approve(run, "maya")).run_id
     await desk.until(lambda: desk.settled(ALONE, "contain") >= 3)
     busy = await desk.run("respond", ALONE, **real)
     held = await desk.run("hold", ALONE, reason="a wrong window", requested_by="jonas")
@@ -218,15 +223,16 @@ class Cuts:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cuts(rehearsed: Rehearsed, desk: Desk, alone: Alone) -> Cuts:
-    real = {"dry_run": False, "requested_by": "oscar"}
+async def cuts(rehearsed: Rehearsed, desk: Desk, slow_texts: str, alone: Alone) -> Cuts:
+    real: dict[str, Any] = {"dry_run": False, "requested_by": "oscar"}
     run = await desk.run("respond", CANCELLED, **real)
     assert run.gate == "contain", run.message
-    run_id = await desk.approve(run, "maya")
+    run_id = (await desk.approve(run, "maya")).run_id
     in_contain = await cut(desk, CANCELLED, run_id, "contain.account", 5)
+    real["runbook"] = slow_texts
     run = await desk.run("respond", CANCELLED, **real)
     assert run.gate == "notify", run.message
-    run_id = await desk.approve(run, "legal")
+    run_id = (await desk.approve(run, "legal")).run_id
     in_notify = await cut(desk, CANCELLED, run_id, "notify.email", 5)
     end = await desk.run("respond", CANCELLED, **real)
     await rehearsed.world.delivered()
@@ -267,9 +273,9 @@ async def test_a_later_run_finishes_and_tells_nobody_twice(
 async def test_pause_in_the_ui_stops_a_running_run_and_resume_goes_on(
     rehearsed: Rehearsed, desk: Desk, cuts: Cuts
 ) -> None:
-    real = {"dry_run": False, "requested_by": "oscar"}
+    real: dict[str, Any] = {"dry_run": False, "requested_by": "oscar"}
     run = await desk.run("respond", PAUSED, **real)
-    run_id = await desk.approve(run, "jonas")
+    run_id = (await desk.approve(run, "jonas")).run_id
     await desk.until(lambda: desk.settled(PAUSED, "contain") >= 3)
     paused = {
         "type": "PAUSED",
