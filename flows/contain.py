@@ -2,6 +2,7 @@
 
 from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
+from flows.settle import settling
 from flows.waves import PhaseResult, everyone, over_waves
 from recovery import contain as plans
 from recovery.incident import Phase
@@ -28,6 +29,7 @@ async def contain_accounts(case: Case) -> PhaseResult:
     )
     if result.held:
         return result
-    for client_id in case.policy.contain.own_apps:
-        await tasks.revoke_app_tokens(case, client_id)
+    with settling():
+        for client_id in case.policy.contain.own_apps:
+            await tasks.revoke_app_tokens(case, client_id)
     return result

@@ -4,16 +4,18 @@ import asyncio
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows.forms import operator_flow
+from flows.incident_run import Who, at_work, named, run_on
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, References, Remind, Requester, RunbookName
+from flows.settle import settling
 from recovery.accounts import Stage
-from recovery.errors import RecoveryError
 from tasks import links
-from tasks.case import Rights, open_case, preflight
+from tasks.case import Case, Rights
 
 CHUNK = 500
+LANE = "follow-up"
 
 
 @operator_flow("follow-up")
@@ -29,28 +31,33 @@ async def follow_up(
     *Release* names accounts that stand in MANUAL and whose identity a person has proofed: they
     get their first link. Their references are in the canonical list, column `ref`.
     """
-    try:
-        async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
-            await preflight(case)
-            asked = list(release or [])
-            released = 0
-            if asked:
-                released = await links.enroll_released(case, asked, actor=requested_by)
-                get_run_logger().info("%s of %s released", released, len(asked))
-            waiting = await asyncio.to_thread(
-                lambda: [
-                    account.ref
-                    for account in case.ledger.accounts(incident_id, stages={Stage.NOTIFIED})
-                    if account.ref not in set(asked)
-                ]
-            )
-            waiting = waiting if remind else []
-            for start in range(0, len(waiting), CHUNK):
-                await links.remind(case, waiting[start : start + CHUNK])
-            return Completed(
-                message=f"{released} of {len(asked)} released, "
-                f"{len(waiting)} reminded within the budget."
-            )
-    except RecoveryError as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+
+    async def work(case: Case) -> State[object]:
+        asked = list(release or [])
+        if asked:
+            named(requested_by, case.policy)
+        async with at_work(case, LANE, Who("follow-up", requested_by)):
+            with settling():
+                return await _send(case, asked, remind=remind, actor=requested_by)
+
+    return await run_on(incident_id, runbook, work, rights=Rights.ACT)
+
+
+async def _send(case: Case, asked: list[str], *, remind: bool, actor: str) -> State[object]:
+    released = 0
+    if asked:
+        released = await links.enroll_released(case, asked, actor=actor)
+        get_run_logger().info("%s of %s released", released, len(asked))
+    waiting = await asyncio.to_thread(
+        lambda: [
+            account.ref
+            for account in case.ledger.accounts(case.incident_id, stages={Stage.NOTIFIED})
+            if account.ref not in set(asked)
+        ]
+    )
+    waiting = waiting if remind else []
+    for start in range(0, len(waiting), CHUNK):
+        await links.remind(case, waiting[start : start + CHUNK])
+    return Completed(
+        message=f"{released} of {len(asked)} released, {len(waiting)} reminded within the budget."
+    )

@@ -5,10 +5,14 @@ from datetime import timedelta
 from typing import Annotated
 
 from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import Field
 
 from flows.forms import operator_flow
+from flows.incident_run import leased, run_on
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
+from flows.settle import settling
 from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
 from tasks import notify as tasks
@@ -44,22 +48,31 @@ async def serve_links(
         float,
         Field(description="Seconds between two looks.", ge=0.1, le=300),
     ] = 5.0,
-) -> int:
+) -> State[object]:
     """Answer people who ask the portal for a fresh link, for as long as this run lasts.
 
     A fresh link goes only to the contacts on record and replaces the one before; the runbook's
-    message budget holds. Returns how many were served.
+    message budget holds.
     """
+
+    async def work(case: Case) -> State[object]:
+        async with leased(case.ledger, incident_id, "serve-links", flow="serve-links"):
+            with settling():
+                served = await _serve(case, timedelta(minutes=minutes), interval_seconds)
+        return Completed(message=f"{served} fresh links sent.")
+
+    return await run_on(incident_id, runbook, work, rights=Rights.ACT)
+
+
+async def _serve(case: Case, lasting: timedelta, interval_seconds: float) -> int:
     loop = asyncio.get_running_loop()
-    until = loop.time() + timedelta(minutes=minutes).total_seconds()
-    served = 0
-    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
-        await preflight(case)
-        while loop.time() < until:
-            pending = await asyncio.to_thread(case.ledger.pending_link_requests, incident_id)
-            if pending:
-                counts = await serve_requests(case, pending)
-                served += len(pending)
-                get_run_logger().info("%s fresh links: %s", len(pending), counts)
-            await asyncio.sleep(interval_seconds)
+    until, served = loop.time() + lasting.total_seconds(), 0
+    while loop.time() < until:
+        await case.brake.check()
+        pending = await asyncio.to_thread(case.ledger.pending_link_requests, case.incident_id)
+        if pending:
+            counts = await serve_requests(case, pending)
+            served += len(pending)
+            get_run_logger().info("%s fresh links: %s", len(pending), counts)
+        await case.brake.unless(asyncio.sleep(interval_seconds))
     return served

@@ -30,8 +30,16 @@ DryRun = Annotated[
 Requester = Annotated[
     str,
     Field(
-        description="Your approver name. Who requests a run can't approve it (four eyes).",
+        description="Your own approver name: a run that acts refuses `operator`. Whoever requested "
+        "any run on this incident can't approve its gates (four eyes).",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
+    ),
+]
+AskAgain = Annotated[
+    bool,
+    Field(
+        description="On: where an approver rejected this very plan, ask once more. The earlier "
+        "rejection stays in the audit log and is shown in the form.",
     ),
 ]
 WindowStart = Annotated[

@@ -8,20 +8,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed
 
-from flows.approve import Rejected, pass_gate
+from flows.approve import Rejected, note_open, pass_gate, passed_mark
 from flows.contain import contain
 from flows.detect import FROM_FILE, detect
 from flows.dry_run import plan_response
 from flows.enroll import enroll
 from flows.forms import operator_flow
+from flows.incident_run import RECOVERY, Who, at_work, named, put_name, run_on
 from flows.notify import notify
 from flows.parameters import (
     DEFAULT_RUNBOOK,
+    AskAgain,
     DryRun,
     IncidentId,
     Requester,
@@ -33,16 +34,19 @@ from flows.parameters import (
 from flows.report import report
 from flows.rotate import retire, rotate
 from flows.validate import validate
-from flows.waves import PhaseResult
+from flows.waves import PhaseResult, hold_plan
 from recovery import notify as messages
-from recovery.accounts import Stage
-from recovery.errors import Misconfigured, RecoveryError
-from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
-from tasks.case import Case, open_case, preflight
+from recovery.accounts import Stage, Verdict
+from recovery.errors import Misconfigured
+from recovery.incident import Phase
+from recovery.plans import contain_plan, notify_plan, retire_plan, wave_result
+from tasks.case import Case
 from tasks.rotate import retiring_secrets
 
 COVERED = "gate.contain.covers."
 """Begins the mark that names the last wave whose containment was approved."""
+TEXT = "gate.notify.covers."
+"""Begins the mark that names a text of the messages that was approved."""
 
 
 @operator_flow("respond")
@@ -54,6 +58,7 @@ async def respond(
     dry_run: DryRun = True,
     scope_file: ScopeFile = None,
     requested_by: Requester = "operator",
+    ask_again: AskAgain = False,
 ) -> State[object]:
     """Recover from a mass password reset, end to end.
 
@@ -66,29 +71,29 @@ async def respond(
     Starts as a **dry run**: it prints the plan and changes nothing. Switch *Dry run* off to act.
     Running it again on the same incident goes on where it stopped, and repeats nothing.
     """
-    try:
-        async with open_case(incident_id, runbook) as case:
-            await preflight(case)
-            if dry_run:
-                summary = await plan_response(
-                    case,
-                    window_start=window_start,
-                    window_end=window_end,
-                    scope_file=Path(scope_file) if scope_file else None,
-                )
-                return Completed(message=f"Dry run, nothing was changed. {summary}")
+
+    async def work(case: Case) -> State[object]:
+        if dry_run:
+            summary = await plan_response(
+                case,
+                window_start=window_start,
+                window_end=window_end,
+                scope_file=Path(scope_file) if scope_file else None,
+            )
+            return Completed(message=f"Dry run, nothing was changed. {summary}")
+        named(requested_by, case.policy)
+        who = Who("respond", requested_by, ask_again)
+        async with at_work(case, RECOVERY, who):
             # A plan that waits for its approval stays as it was shown: later arrivals are looked
             # for once it has passed.
             if not await case.marked("detect.finished"):
                 await detect(
                     incident_id, runbook, window_start, window_end, scope_file, requested_by
                 )
+            await put_name(case, who)
             return await _recover(case, requested_by)
-    except Rejected as no:
-        return Cancelled(message=str(no))
-    except RecoveryError as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+
+    return await run_on(incident_id, runbook, work)
 
 
 async def _recover(case: Case, requester: str) -> State[object]:
@@ -106,17 +111,17 @@ async def _recover(case: Case, requester: str) -> State[object]:
     before = await _acts_before(case)
     waiting = await _waiting_gate(case)
     if waiting not in ("notify", "retire"):
-        await _contain_all(case, requester)
-        await _look_again(case, requester)
-        await _through(case, requester, enroll)
+        await contain_all(case, requester)
+        await look_again(case, requester)
+        await through(case, requester, enroll)
     if waiting != "retire":
-        await _tell_people(case, requester)
-        await _through(case, requester, rotate)
-        if await _look_again(case, requester):
-            await _through(case, requester, enroll)
-            await _through(case, requester, notify)
-        await _through(case, requester, validate)
-    await _retire(case, requester)
+        await tell_people(case, requester)
+        await through(case, requester, rotate)
+        if await look_again(case, requester):
+            await through(case, requester, enroll)
+            await through(case, requester, notify)
+        await through(case, requester, validate)
+    await retire_old(case, requester)
     await report(case.incident_id, case.runbook)
     return Completed(message=await _last_words(case, before))
 
@@ -131,33 +136,88 @@ async def _waiting_gate(case: Case) -> str:
     return ""
 
 
-async def _tell_people(case: Case, requester: str) -> None:
-    """Legal and PR approve the text, then it goes out."""
-    plan = notify_plan(
-        await asyncio.to_thread(case.ledger.incident, case.incident_id),
-        case.policy,
-        preview=messages.preview(case.policy, case.incident_id),
-        text_digest=messages.text_digest(case.policy),
-    )
-    await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
-    await _through(case, requester, notify)
+async def tell_people(case: Case, requester: str) -> None:
+    """Legal and PR approve the text and whom it goes to, then it goes out. The same text goes to
+    late arrivals under the first approval; another text asks again."""
+    text = messages.text_digest(case.policy)
+    approved = f"{TEXT}{text[:16]}"
+    if not await case.marked(approved):
+        ledger, incident_id = case.ledger, case.incident_id
+        tally = await asyncio.to_thread(ledger.tally, incident_id)
+        plan = notify_plan(
+            await asyncio.to_thread(ledger.incident, incident_id),
+            case.policy,
+            preview=messages.preview(case.policy, incident_id),
+            text_digest=text,
+            accounts=await asyncio.to_thread(
+                lambda: list(
+                    ledger.accounts(incident_id, stages={Stage.TOKEN_ISSUED, Stage.MANUAL})
+                )
+            ),
+            canary=wave_result(tally, Phase.NOTIFY, 0),
+        )
+        await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
+        await asyncio.to_thread(ledger.mark, incident_id, approved)
+    else:
+        await _still_open(case, "notify")
+    await through(case, requester, notify)
 
 
-async def _retire(case: Case, requester: str) -> None:
+async def _still_open(case: Case, gate: str) -> None:
+    """What is done next is done under the approval that this gate was passed with before."""
+    marks = await asyncio.to_thread(case.ledger.marks, case.incident_id)
+    passed = {m.name for m in marks}
+    for request in reversed(
+        await asyncio.to_thread(case.ledger.gate_requests, case.incident_id, gate)
+    ):
+        if passed_mark(gate, request.digest) in passed:
+            await note_open(case, gate, request.digest)
+            return
+
+
+async def retire_old(case: Case, requester: str) -> None:
     """The old secrets go once somebody has seen that the new ones serve."""
     retiring = await retiring_secrets(case)
     if not retiring:
         return
     marks = await asyncio.to_thread(case.ledger.marks, case.incident_id)
-    validated = max(m.at for m in marks if m.name == "validate.finished")
+    passed = [m.at for m in marks if m.name == "validate.finished"]
+    if not passed:
+        raise Misconfigured(
+            "Retire the old client secrets",
+            subject=case.incident_id,
+            expected="a validation that passed",
+            got="none",
+            advice="Run `validate` first, or `respond`, which does both.",
+        )
+    validated = max(passed)
     plan = retire_plan(
         await asyncio.to_thread(case.ledger.incident, case.incident_id),
         case.policy,
         retiring=retiring,
         validation=f"passed at {validated:%H:%M:%S} UTC, see the table `validate`",
+        renewed=await _renewed(case),
     )
     await pass_gate(case, plan, case.policy.approvals.retire, requester=requester)
-    await _through(case, requester, retire)
+    await through(case, requester, retire)
+
+
+async def _renewed(case: Case) -> str:
+    """How the rotation went, the canary's wave first."""
+    done = {
+        record.act.subject
+        for record in await asyncio.to_thread(
+            lambda: list(case.ledger.acts(case.incident_id, "rotate.test"))
+        )
+        if record.verdict is Verdict.DONE
+    }
+    clients = await asyncio.to_thread(case.ledger.clients, case.incident_id)
+    waves = sorted({c.wave for c in clients if c.wave >= 0})
+    return ", ".join(
+        f"{sum(c.client_id in done for c in clients if c.wave == wave)} of "
+        f"{sum(c.wave == wave for c in clients)}"
+        for wave in waves
+    )
 
 
 async def _last_words(case: Case, before: int) -> str:
@@ -171,7 +231,7 @@ async def _last_words(case: Case, before: int) -> str:
     return f"{done} The report is in {case.directory}."
 
 
-async def _look_again(case: Case, requester: str) -> bool:
+async def look_again(case: Case, requester: str) -> bool:
     """Admits and contains who reset late or was ingested late; True where there was somebody."""
     if await case.marked(FROM_FILE):
         return False
@@ -179,11 +239,11 @@ async def _look_again(case: Case, requester: str) -> bool:
     counts = await detect(case.incident_id, case.runbook, None, None, None, requester)
     if counts.admitted == before:
         return False
-    await _contain_all(case, requester)
+    await contain_all(case, requester)
     return True
 
 
-async def _contain_all(case: Case, requester: str) -> None:
+async def contain_all(case: Case, requester: str) -> None:
     """Asks once for the accounts that no approval covers yet, then contains them."""
     ledger, incident_id = case.ledger, case.incident_id
     accounts = await asyncio.to_thread(lambda: list(ledger.accounts(incident_id)))
@@ -201,10 +261,17 @@ async def _contain_all(case: Case, requester: str) -> None:
                 gate=f"contain.late.{last}" if late else "contain",
                 accounts=uncovered,
                 scope=await asyncio.to_thread(ledger.scope, incident_id),
+                canary=wave_result(
+                    await asyncio.to_thread(ledger.tally, incident_id), Phase.CONTAIN, 0
+                ),
             )
             await pass_gate(case, plan, case.policy.approvals.contain, requester=requester)
+        else:
+            await _still_open(case, "contain")
         await asyncio.to_thread(ledger.mark, incident_id, f"{COVERED}{last}")
-    await _through(case, requester, contain)
+    else:
+        await _still_open(case, "contain")
+    await through(case, requester, contain)
 
 
 async def _covered_wave(case: Case) -> int:
@@ -216,7 +283,7 @@ async def _covered_wave(case: Case) -> int:
     )
 
 
-async def _through(
+async def through(
     case: Case, requester: str, phase: Callable[[str, str], Awaitable[PhaseResult]]
 ) -> PhaseResult:
     """Runs a phase; where a wave holds, asks a person and goes on from that wave if they agree."""
@@ -232,7 +299,7 @@ async def _through(
                 got=result.reason,
                 advice="The runbook stops at a hold. Mend the cause and start the run again.",
             )
-        plan = overrule_plan(case.incident_id, gate=result.held, reason=result.reason)
+        plan = await hold_plan(case, result.held, result.reason)
         await pass_gate(case, plan, case.policy.approvals.hold, requester=requester)
 
 

@@ -8,8 +8,9 @@ from prefect import get_run_logger
 from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
+from flows.settle import settling
 from flows.waves import PhaseResult, hold_gate, overruled
-from recovery.errors import Misconfigured, RecoveryError
+from recovery.errors import Misconfigured, RecoveryError, Stopped
 from recovery.gates import Hold
 from recovery.incident import Phase
 from tasks import rotate as tasks
@@ -43,11 +44,26 @@ async def retire(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
 
 async def _over(case: Case, waves: list[list[str]], work: RotateClient, name: str) -> PhaseResult:
     """Wave by wave; more failures than the runbook's budget hold the rest."""
+    with settling():
+        return await _wave_by_wave(case, waves, work, name)
+
+
+async def _wave_by_wave(
+    case: Case, waves: list[list[str]], work: RotateClient, name: str
+) -> PhaseResult:
     ledger, incident_id = case.ledger, case.incident_id
     await asyncio.to_thread(ledger.mark, incident_id, f"{name}.started")
     done: list[Rotated] = []
     for number, wave in enumerate(waves):
-        done += await asyncio.gather(*(_guarded(case, client_id, work) for client_id in wave))
+        await case.brake.check()
+        worked = await asyncio.gather(
+            *(_guarded(case, client_id, work) for client_id in wave), return_exceptions=True
+        )
+        # Each one is let finish and settle before the first error stops the phase.
+        for result in worked:
+            if isinstance(result, BaseException):
+                raise result
+            done.append(result)
         failed = sorted(r.client_id for r in done if r.failed)
         if len(failed) >= case.policy.rotate.max_failures and number < len(waves) - 1:
             reason = f"{len(failed)} of {len(done)} rotations need a person: {', '.join(failed)}"
@@ -65,7 +81,7 @@ async def _guarded(case: Case, client_id: str, work: RotateClient) -> Rotated:
     """One client's trouble is its own; what is wrong for all of them stops the phase."""
     try:
         return await work(case, client_id)
-    except Misconfigured:
+    except (Misconfigured, Stopped):
         raise
     except RecoveryError as error:
         return tasks.trouble(client_id, error)

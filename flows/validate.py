@@ -5,6 +5,7 @@ import asyncio
 from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
+from flows.settle import settling
 from flows.waves import PhaseResult, hold_gate, overruled
 from recovery.gates import Decision, Hold, Promote, smoke_gate
 from recovery.incident import Phase
@@ -22,12 +23,13 @@ async def validate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBO
     async with open_case(incident_id, runbook) as case:
         await preflight(case)
         await asyncio.to_thread(case.ledger.mark, incident_id, f"{Phase.VALIDATE}.started")
-        counts = await tasks.probe_enrolled(case)
-        found = [
-            await tasks.try_old_passwords(case),
-            await tasks.probe_contained(case),
-            await tasks.probe_clients(case),
-        ]
+        with settling():
+            counts = await tasks.probe_enrolled(case)
+            found = [
+                await tasks.try_old_passwords(case),
+                await tasks.probe_contained(case),
+                await tasks.probe_clients(case),
+            ]
         await _write_down(case, found)
         decision = _decide(found, case.policy.validation.min_passed)
         held = hold_gate(Phase.VALIDATE, 0)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from prefect import get_run_logger
 
+from flows.approve import passed_mark
 from flows.progress import Progress
+from flows.settle import settling
 from recovery.accounts import BatchRef
-from recovery.approvals import Decision, standing
+from recovery.approvals import Decision, GatePlan, standing
 from recovery.gates import Hold, gate
 from recovery.incident import Phase, Tally
-from recovery.plans import overrule_plan
+from recovery.plans import hold_situation, overrule_plan
 from tasks.case import BATCHES_AT_ONCE, Case
 from tasks.counts import BatchCounts
 
@@ -55,6 +57,13 @@ async def over_waves(
     A wave that was promoted before is worked for late-comers only and not judged again. A hold
     ends the phase with the gate's name, unless an approval that overrules it stands.
     """
+    with settling():
+        return await _over(case, phase, step, work, expected)
+
+
+async def _over(
+    case: Case, phase: Phase, step: str, work: BatchWork, expected: Callable[[Tally, str, int], int]
+) -> PhaseResult:
     ledger, incident_id = case.ledger, case.incident_id
     await asyncio.to_thread(ledger.mark, incident_id, f"{phase}.started")
     batches = await asyncio.to_thread(ledger.batches, incident_id)
@@ -87,6 +96,7 @@ async def _work_wave(
 
     async def one(batch: BatchRef) -> BatchCounts:
         async with limit:
+            await case.brake.check()
             counts = await work(case, batch)
         await progress.advance(batch)
         return counts
@@ -109,5 +119,17 @@ def hold_gate(phase: Phase, wave: int) -> str:
 async def overruled(case: Case, gate_name: str, hold: Hold) -> bool:
     """True where a person approved going on in spite of exactly this reason."""
     attempts = await asyncio.to_thread(case.ledger.approvals, case.incident_id, gate_name)
-    plan = overrule_plan(case.incident_id, gate=gate_name, reason=hold.reason)
-    return standing(attempts, plan.digest, case.ledger.now()) is Decision.APPROVE
+    plan = await hold_plan(case, gate_name, hold.reason)
+    if await case.marked(passed_mark(gate_name, plan.digest)):
+        return True
+    needed = case.policy.approvals.hold.approvals_needed
+    stands = standing(attempts, plan.digest, case.ledger.now(), needed=needed)
+    return stands.decision is Decision.APPROVE
+
+
+async def hold_plan(case: Case, gate_name: str, reason: str) -> GatePlan:
+    """What an approver of going on in spite of a hold is asked, by the ledger's counts."""
+    _, phase, wave = gate_name.split(".")
+    tally = await asyncio.to_thread(case.ledger.tally, case.incident_id)
+    situation = hold_situation(case.policy, tally, Phase(phase), int(wave))
+    return overrule_plan(case.incident_id, gate=gate_name, reason=reason, situation=situation)

@@ -15,6 +15,7 @@ from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
 from ledger.links import Links
 from ledger.revisions import Revisions
+from ledger.runs import Runs
 from ledger.scope import Scope
 from ledger.sessions import Sessions
 from ledger.stages import Stages
@@ -26,6 +27,7 @@ __all__ = ["Ledger"]
 class Ledger(
     Revisions,
     Incidents,
+    Runs,
     Scope,
     Accounts,
     Acts,

@@ -15,7 +15,7 @@ from ledger.accounts import PATH, among
 from ledger.bulk import insert_rows, one_of, update_rows
 from ledger.stages import move
 from ledger.transaction import PAGE, Core, Transaction, chunks, incident_row, storable, unique
-from recovery.accounts import Act, Outcome, Stage, Verdict
+from recovery.accounts import Act, Channel, Outcome, Stage, Verdict
 from recovery.audit import Fact
 from recovery.errors import NotFound, Refused
 from recovery.incident import ActRecord, Intention
@@ -160,6 +160,43 @@ class Acts(Core):
             for act in mended:
                 tx.log(incident_id, "reopen", subject=act.subject, facts=_named(act))
         return len(mended)
+
+    def withdraw(self, incident_id: str, acts: Sequence[Act]) -> int:
+        """Take back what was intended and certainly never begun, because the brake was pulled in
+        between: it is as if it had never been intended. Acts with an outcome stay."""
+        wanted = unique(acts)
+        with self._write() as tx:
+            known = _known(tx.conn, incident_id, wanted)
+            gone = [a for a in wanted if (row := known.get(a)) is not None and row.verdict is None]
+            for ids in chunks(known[act].id for act in gone):
+                tx.conn.execute(
+                    sa.delete(_acts).where(_acts.c.id.in_(ids), _acts.c.verdict.is_(None))
+                )
+            for act in gone:
+                tx.log(incident_id, "withdraw", subject=act.subject, facts=_named(act))
+        return len(gone)
+
+    def messages_without_link(
+        self, incident_id: str, refs: Sequence[str]
+    ) -> dict[str, dict[Channel, int]]:
+        """How many such messages each of these people got, or may have got, over which channel."""
+        counts: dict[str, dict[Channel, int]] = {}
+        steps = {f"notify_manual.{channel}": channel for channel in Channel}
+        with self._read() as conn:
+            for chunk in chunks(unique(refs)):
+                rows = conn.execute(
+                    sa.select(_acts.c.subject, _acts.c.step, sa.func.count())
+                    .where(
+                        _acts.c.incident_id == incident_id,
+                        one_of(_acts.c.subject, chunk),
+                        _acts.c.step.in_(list(steps)),
+                        sa.func.coalesce(_acts.c.verdict, "") != Verdict.REFUSED.value,
+                    )
+                    .group_by(_acts.c.subject, _acts.c.step)
+                )
+                for subject, step, number in rows:
+                    counts.setdefault(subject, {})[steps[step]] = number
+        return counts
 
     def acts(self, incident_id: str, step: str) -> Iterator[ActRecord]:
         """Acts of a step, or of a phase ("notify" takes in "notify.email"), by time of intention;

@@ -105,7 +105,7 @@ class Incidents(Core):
                 facts={"window_start": stamp(wider[0]), "window_end": stamp(wider[1])},
             )
 
-    def close_incident(self, incident_id: str) -> None:
+    def close_incident(self, incident_id: str, *, actor: str = "") -> None:
         """Close it and revoke every enrollment not yet redeemed. Closing again does nothing."""
         with self._write() as tx:
             if _incident(tx.incident(incident_id)).closed_at is not None:
@@ -124,7 +124,12 @@ class Incidents(Core):
                 )
                 .values(superseded_at=tx.now)
             ).rowcount
-            tx.log(incident_id, "incident.closed", facts={"enrollments_revoked": revoked})
+            tx.log(
+                incident_id,
+                "incident.closed",
+                actor=actor,
+                facts={"enrollments_revoked": revoked},
+            )
 
     def mark(self, incident_id: str, name: str) -> datetime:
         """When this first happened. The first call decides; later calls only read."""

@@ -248,6 +248,55 @@ approvals = sa.Table(
     _text("refusal"),
     _time("at"),
     _maybe_time("valid_until"),
+    _text("run_id", ""),
+    _text("requester", ""),
+)
+
+gate_requests = sa.Table(
+    "gate_requests",
+    metadata,
+    _incident(primary_key=True),
+    sa.Column("gate", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    _text("digest"),
+    _text("run_id"),
+    _text("requester"),
+    _time("asked_at"),
+    _number("asked_again"),
+    _text("closed", ""),
+    sa.Index("gate_requests_by_run", "run_id"),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    _incident(primary_key=True),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    _text("flow"),
+    _text("requested_by"),
+    _number("ask_again"),
+    _time("began_at"),
+)
+
+# The two below may be about an incident that is not opened yet, so they point to none.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("incident_id", sa.Text, primary_key=True),
+    sa.Column("lane", sa.Text, primary_key=True),
+    _text("run_id"),
+    _text("flow"),
+    _time("taken_at"),
+    _time("until"),
+)
+
+stop_orders = sa.Table(
+    "stop_orders",
+    metadata,
+    sa.Column("incident_id", sa.Text, primary_key=True),
+    _text("reason"),
+    _text("ordered_by"),
+    _time("at"),
 )
 
 enrollments = sa.Table(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -47,66 +47,115 @@ class Answer:
 
 
 REFUSED_CODE = "the one-time code was not accepted"
+UNCHECKED_CODE = "Vault could not check the one-time code; it may count as used"
+NO_KEY = "Vault has no key for this approver, or does not let us ask"
+UNREADABLE = "the answer could not be read"
 
 
-def standing(attempts: Sequence[ApprovalAttempt], digest: str, now: datetime) -> Decision | None:
-    """The decision that stands for this plan, or None where somebody must be asked (again).
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the accepted answers to one plan amount to now."""
 
-    A rejection stands for good; an approval until it expires, and only for its digest.
+    decision: Decision | None
+    """None: somebody must be asked (again)."""
+    approved: tuple[ApprovalAttempt, ...] = ()
+    """Approvals of different people that are valid now, the first one first."""
+    rejected: ApprovalAttempt | None = None
+
+
+def standing(
+    attempts: Sequence[ApprovalAttempt],
+    digest: str,
+    now: datetime,
+    *,
+    needed: int = 1,
+    asked_again: datetime | None = None,
+) -> Standing:
+    """What stands for this plan. Each person's last word counts, so a later `hold` takes one's own
+    approval back; approvals expire one by one and hold for their digest alone.
+
+    A rejection stands for good, except one from before `asked_again`, when an operator said
+    that people shall be asked once more.
     """
-    for attempt in reversed(attempts):
+    last: dict[str, ApprovalAttempt] = {}
+    rejected: ApprovalAttempt | None = None
+    for attempt in attempts:
         if attempt.refusal or attempt.digest != digest:
             continue
         if attempt.decision == Decision.REJECT:
-            return Decision.REJECT
-        if attempt.decision == Decision.APPROVE:
-            if attempt.valid_until is not None and now < attempt.valid_until:
-                return Decision.APPROVE
-            return None
-    return None
+            if asked_again is None or attempt.at > asked_again:
+                rejected = attempt
+            continue
+        last.pop(attempt.approver.casefold(), None)
+        last[attempt.approver.casefold()] = attempt
+    if rejected is not None:
+        return Standing(Decision.REJECT, rejected=rejected)
+    approved = tuple(
+        a
+        for a in last.values()
+        if a.decision == Decision.APPROVE and a.valid_until is not None and now < a.valid_until
+    )
+    return Standing(Decision.APPROVE if len(approved) >= needed else None, approved)
 
 
 def refusal(
     answer: Answer,
     *,
     digest: str,
-    requester: str,
+    requesters: Collection[str],
     attempts: Sequence[ApprovalAttempt],
+    by_approver: Sequence[ApprovalAttempt],
     policy: ApprovalPolicy,
     limits: Approvals,
     now: datetime,
 ) -> str:
-    """Why this answer does not count, before its code is looked at; empty where it may count."""
+    """Why this answer does not count, before its code is looked at; empty where it may count.
+
+    `attempts` are those at this gate; `by_approver` are this approver's at all gates.
+    """
     if not answer.approver:
         return "no approver was named"
     if answer.approver not in policy.approvers:
         return "this approver is not in the runbook's list for this gate"
-    if locked_until(answer.approver, attempts, limits, now) is not None:
+    if locked_until(answer.approver, by_approver, limits, now) is not None:
         return "too many wrong codes: this approver is locked for a while"
-    if policy.four_eyes and answer.approver.casefold() == requester.casefold():
+    if policy.four_eyes and answer.approver.casefold() in {r.casefold() for r in requesters}:
         return "the requester can't approve his own run"
     if answer.digest != digest:
         return "the plan has changed since this form was shown"
     if not answer.reason.strip():
         return "a reason is needed for the audit log"
+    if answer.decision is Decision.APPROVE:
+        held = standing(attempts, digest, now, needed=policy.approvals_needed)
+        if answer.approver.casefold() in {a.approver.casefold() for a in held.approved}:
+            return "this approver has approved this plan already; another person is needed"
     return ""
 
 
 def locked_until(
     approver: str, attempts: Sequence[ApprovalAttempt], limits: Approvals, now: datetime
 ) -> datetime | None:
-    """When the approver may try again after too many wrong codes in a row, or None."""
+    """When the approver may try again after too many wrong codes in a row, or None.
+
+    Only an accepted code breaks the row: what was refused before its code was looked at does not.
+    """
     wrong: list[datetime] = []
-    for attempt in reversed(attempts):
-        if attempt.approver != approver:
+    for attempt in sorted(attempts, key=lambda a: a.at, reverse=True):
+        if attempt.approver != approver or attempt.refusal not in ("", REFUSED_CODE):
             continue
-        if attempt.refusal != REFUSED_CODE:
+        if not attempt.refusal:
             break
         wrong.append(attempt.at)
     if len(wrong) < limits.max_wrong_codes:
         return None
     until = wrong[0] + limits.lockout
     return until if now < until else None
+
+
+def barred(policy: ApprovalPolicy, requesters: Collection[str]) -> list[str]:
+    """The gate's approvers who requested a run on this incident and so can't approve it."""
+    asked = {r.casefold() for r in requesters}
+    return [a for a in policy.approvers if a.casefold() in asked] if policy.four_eyes else []
 
 
 def valid_until(policy: ApprovalPolicy, now: datetime) -> datetime:

@@ -9,6 +9,8 @@ RecoveryError
 ├── Refused            the other side decided: record it, asking again changes nothing
 │   ├── Conflict       somebody else wrote first (check-and-set lost)
 │   └── NotFound       the thing is not there
+├── Stopped            somebody pulled the brake: what was under way is settled, nothing more begins
+├── Busy               another run works on this incident: nothing was done
 ├── Incomplete         the answer is a part of the truth (partial shards, a cut page): never use it
 └── Unverified         a token, code or signature did not verify
 """
@@ -125,6 +127,15 @@ class Conflict(Refused):
 
 class NotFound(Refused):
     """The subject does not exist on the other side."""
+
+
+class Stopped(RecoveryError):
+    """The emergency stop, Cancel, or a lost lease: nothing more is begun. What was under way was
+    let finish and is settled; a later run goes on from there."""
+
+
+class Busy(RecoveryError):
+    """Another run works on this incident. Says which one, and when it lets go."""
 
 
 class Incomplete(RecoveryError):

@@ -149,6 +149,48 @@ class ApprovalAttempt:
     refusal: str
     at: datetime
     valid_until: datetime | None = None
+    run_id: str = ""
+    """The Prefect run whose form was answered."""
+    requester: str = ""
+    """Who requested that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateRequest:
+    """One time that people were asked to let a gate pass. `number` counts from 1 at each gate."""
+
+    gate: str
+    number: int
+    digest: str
+    run_id: str
+    requester: str
+    asked_at: datetime
+    asked_again: bool = False
+    """True where an earlier rejection of the same plan was set aside on purpose."""
+    closed: str = ""
+    """Empty while nobody has answered; then `answered`, or why no answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Which run works on an incident now. Renewed while it lives; `until` is wall-clock time."""
+
+    incident_id: str
+    lane: str
+    run_id: str
+    flow: str
+    taken_at: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """An emergency stop that stands until somebody releases it."""
+
+    incident_id: str
+    reason: str
+    ordered_by: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,13 +125,20 @@ class ApprovalPolicy(_Section):
     required: bool = True
     approvers: tuple[str, ...] = ()
     four_eyes: bool = Field(True, description="The requester can't approve his own run.")
+    approvals_needed: int = Field(
+        1, ge=1, le=5, description="Distinct people who must approve the same plan."
+    )
     valid_for: Duration = timedelta(minutes=30)
-    timeout: Duration = timedelta(hours=2)
+    timeout: Duration = Field(
+        timedelta(hours=2), description="Unanswered for so long: escalated. Never approved."
+    )
 
     @model_validator(mode="after")
     def _someone_can_approve(self) -> "ApprovalPolicy":
         if self.required and not self.approvers:
             raise ValueError("at least one approver where approval is required")
+        if self.required and len(set(self.approvers)) < self.approvals_needed:
+            raise ValueError(f"at least {self.approvals_needed} different approvers")
         return self
 
 
@@ -140,11 +147,33 @@ class Approvals(_Section):
     notify: ApprovalPolicy
     retire: ApprovalPolicy
     hold: ApprovalPolicy
+    reopen: ApprovalPolicy = Field(
+        ApprovalPolicy(required=False), description="Trying refused acts again by `reopen`."
+    )
+    close: ApprovalPolicy = Field(
+        ApprovalPolicy(required=False), description="Ending an incident for good by `close`."
+    )
     late_share: Share = Field(
         0.05, description="Late arrivals up to this share go under the first approval."
     )
-    max_wrong_codes: int = Field(5, ge=1)
+    max_wrong_codes: int = Field(
+        5, ge=1, description="Wrong codes in a row, over all gates, that lock an approver."
+    )
     lockout: Duration = timedelta(minutes=15)
+
+    def of_gate(self, gate: str) -> ApprovalPolicy:
+        """The rules of a gate by its name: `contain.late.3` follows `contain`, `hold.notify.0`
+        follows `hold`. Raises Misconfigured for a gate no rule is written for."""
+        found = getattr(self, gate.split(".")[0], None)
+        if not isinstance(found, ApprovalPolicy):
+            raise Misconfigured(
+                "Look up who may let a gate pass",
+                subject=gate,
+                expected="rules for it under `approvals`",
+                got="none",
+                advice="Correct `approvals` in the runbook.",
+            )
+        return found
 
 
 class ContainPolicy(_Section):

@@ -93,10 +93,9 @@ class Drive:
             await acting
 
     async def approve(self, form: ResumeForm) -> Mapping[str, Any]:
-        """The first approver of the gate reads the form and signs with a fresh one-time code."""
-        approvals = self._rehearsal.policy.approvals
-        family = "hold" if form.gate.startswith("hold") else form.gate.split("-")[0]
-        name = getattr(approvals, family).approvers[0]
+        """An approver of the gate reads the form and signs with a fresh one-time code: the first
+        one who has not approved this plan yet."""
+        name = await asyncio.to_thread(self._next_approver, form)
         approver = self._rehearsal.world.approvers[name]
         await asyncio.sleep(approver.seconds_until_fresh())
         self._board.say(f"gate {form.gate}: {name} approves")
@@ -108,6 +107,16 @@ class Drive:
             "digest": form.defaults["digest"],
         }
 
+    def _next_approver(self, form: ResumeForm) -> str:
+        gate, digest = form.gate.replace("-", "."), form.defaults["digest"]
+        said = {
+            attempt.approver
+            for attempt in self._ledger.approvals(INCIDENT, gate)
+            if not attempt.refusal and attempt.digest == digest
+        }
+        approvers = self._rehearsal.policy.approvals.of_gate(gate).approvers
+        return next(name for name in approvers if name not in said)
+
     async def _days_after(self) -> None:
         """The people who did not act at once, in the world's time: 72 hours in some seconds."""
         start = self._rehearsal.world.clock.now()
@@ -118,7 +127,9 @@ class Drive:
             self._board.say(
                 f"after 12 hours {len(manual)} accounts have been proofed by hand, others reminded"
             )
-            await self._short_run("follow-up/follow-up", {"release": manual})
+            await self._short_run(
+                "follow-up/follow-up", {"release": manual, "requested_by": REQUESTER}
+            )
             await self._pass_time(start + THREE_DAYS)
             self._board.say("after 72 hours the report is written anew")
             await self._short_run("report/report", {})

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from recovery.accounts import Act, Outcome, Stage, Verdict
-from recovery.errors import RateLimited, Refused, Unknown, Unreachable
+from recovery.errors import RateLimited, Refused, Stopped, Unknown, Unreachable
 from tasks.case import Case
 from tasks.spread import Spread, spread
 
@@ -33,11 +33,18 @@ async def carry_out(
     """Does what is fresh, and again what never got an outcome: for acts that repeating can't harm.
 
     The outcomes are settled whatever stopped the rest; raising `now.stopped_by` is the caller's.
+    What the brake kept from beginning is withdrawn: nothing of it is left in doubt.
     """
     ledger, incident_id = case.ledger, case.incident_id
+    await case.brake.check()
     intention = await asyncio.to_thread(ledger.intend, incident_id, list(acts))
-    worked = await spread([*intention.fresh, *intention.unsettled], do, width=width)
+    queue = [*intention.fresh, *intention.unsettled]
+    worked = await spread(queue, do, width=width, before=case.brake.check)
     await asyncio.to_thread(ledger.settle, incident_id, worked.results, advance=advance)
+    if isinstance(worked.stopped_by, Stopped):
+        begun = {outcome.act for outcome in worked.results}
+        unbegun = [act for act in intention.fresh if act not in begun]
+        await asyncio.to_thread(ledger.withdraw, incident_id, unbegun)
     return Carried(worked, intention.settled)
 
 

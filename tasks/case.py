@@ -35,6 +35,7 @@ from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
 from recovery.redaction import guard_logs
+from tasks.brake import Brake
 from tasks.breaker import Holding
 from tasks.leases import LeaseLog
 from tasks.pace import QuotaPace, check_limit
@@ -66,6 +67,7 @@ class Case:
         self.runbook_digest = runbook_digest
         self.runbook_commit = runbook_commit
         self.ledger = ledger
+        self.brake = Brake(ledger, incident_id)
         self.portal = portal
         self.siem = systems.siem
         self.platform = systems.platform
@@ -208,6 +210,19 @@ async def open_case(
         ledger.close()
 
 
+@asynccontextmanager
+async def open_ledger(runbook: str) -> AsyncIterator[tuple[RecoveryPolicy, Ledger]]:
+    """The runbook and its ledger alone: for what must work while every other system is down."""
+    guard_logs()
+    policy, _ = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
+    ledger = (await load_block(policy.systems.ledger, RecoveryLedger)).get_client()
+    try:
+        await asyncio.to_thread(ledger.check)
+        yield policy, ledger
+    finally:
+        ledger.close()
+
+
 async def load_block(name: str, kind: type[AnyBlock]) -> AnyBlock:
     """The block document `type-slug/name`, checked to be of the kind the runbook needs it for."""
     advice = "Create it in the UI (Blocks) or correct `systems` in the runbook."
@@ -260,4 +275,13 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "Rights", "blocks", "load_block", "open_case", "preflight"]
+__all__ = [
+    "ROOT",
+    "Case",
+    "Rights",
+    "blocks",
+    "load_block",
+    "open_case",
+    "open_ledger",
+    "preflight",
+]

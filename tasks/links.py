@@ -46,6 +46,9 @@ async def remind(case: Case, refs: Sequence[str]) -> BatchCounts:
 
 
 async def fresh_links(case: Case, refs: Sequence[str]) -> BatchCounts:
+    """Nobody gets more than the runbook's number of messages over a channel, those without a link
+    counted: who has used them up keeps the link of the last one."""
+    await case.brake.check()
     ledger, incident_id = case.ledger, case.incident_id
 
     def waiting() -> list[str]:
@@ -56,7 +59,14 @@ async def fresh_links(case: Case, refs: Sequence[str]) -> BatchCounts:
     current = await asyncio.to_thread(
         ledger.current_enrollments, incident_id, await asyncio.to_thread(waiting)
     )
-    chosen = [e.ref for e in current if e.generation < budget]
+    by_hand = await asyncio.to_thread(
+        ledger.messages_without_link, incident_id, [e.ref for e in current]
+    )
+    chosen = [
+        e.ref
+        for e in current
+        if e.generation + max(by_hand.get(e.ref, {}).values(), default=0) < budget
+    ]
     await asyncio.to_thread(ledger.issue, incident_id, chosen)
     return await _write_to(case, chosen)
 

@@ -22,8 +22,9 @@ from recovery.errors import NotFound, Refused
 from recovery.incident import Enrollment, Intention
 from recovery.messages import BannerCopy, EmailCopy, SmsCopy
 from recovery.notify import NoticeKind, PlannedNotice, Skipped
+from recovery.policy import RecoveryPolicy
 from tasks.acts import UNFINISHED, failed
-from tasks.case import Case
+from tasks.case import BATCHES_AT_ONCE, Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
 from tasks.spread import spread
@@ -32,6 +33,9 @@ STEP = "notify"
 NOTIFIED_STEP = "stage.notified"
 SKIP_STEP = "skip"
 OPTED_OUT_CODE = "21610"
+TOLD_WITHIN = timedelta(seconds=12)
+"""How long a stop may take to let people be told to the end; well inside the 30 seconds between
+Prefect's two signals."""
 PROVIDER_LAG = timedelta(minutes=2)
 """How long a provider may take to list a message that it accepted."""
 
@@ -94,7 +98,36 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
 async def notify_accounts(
     case: Case, linked: Sequence[Account], manual: Sequence[Account]
 ) -> BatchCounts:
-    """Sends links to `linked` (their enrollments are open) and plain notices to `manual`."""
+    """Sends links to `linked` (their enrollments are open) and plain notices to `manual`.
+
+    A few people at a time, each over all of their channels: the brake stops between two groups, so
+    that nobody has been half told.
+    """
+    counts = BatchCounts()
+    size = at_once(case.policy)
+    people = [*((a, NoticeKind.LINK) for a in linked), *((a, NoticeKind.MANUAL) for a in manual)]
+    for start in range(0, len(people), size):
+        await case.brake.check()
+        group = people[start : start + size]
+        counts = counts + await _notify_group(
+            case,
+            [account for account, kind in group if kind is NoticeKind.LINK],
+            [account for account, kind in group if kind is NoticeKind.MANUAL],
+        )
+    return counts
+
+
+def at_once(policy: RecoveryPolicy) -> int:
+    """How many people of one batch are told before the brake is asked again: as many as all
+    batches side by side can tell within `TOLD_WITHIN` at the runbook's quotas."""
+    a_person = 1 / policy.quotas.sms.per_second + 1 / policy.quotas.platform.per_second
+    fitting = TOLD_WITHIN.total_seconds() / (BATCHES_AT_ONCE * a_person)
+    return max(1, min(int(fitting), policy.notify.personalizations))
+
+
+async def _notify_group(
+    case: Case, linked: Sequence[Account], manual: Sequence[Account]
+) -> BatchCounts:
     refs = [account.ref for account in linked]
     enrollments = {
         e.ref: e
@@ -103,9 +136,10 @@ async def notify_accounts(
         )
     }
     opted_out = await _opted_out(case, enrollments.values())
+    sent = await asyncio.to_thread(case.ledger.messages_without_link, case.incident_id, refs)
     letters = [
-        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out),
-        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out),
+        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out, sent),
+        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out, {}),
     ]
     await _record_skips(case, [s for s in letters if isinstance(s, Skipped)])
     planned = {letter.act: letter for letter in letters if isinstance(letter, _Letter)}
@@ -135,6 +169,7 @@ def _letters(
     kind: NoticeKind,
     enrollments: Mapping[str, Enrollment],
     opted_out: set[str],
+    sent: Mapping[str, Mapping[Channel, int]],
 ) -> list[_Letter | Skipped]:
     letters: list[_Letter | Skipped] = []
     for account in accounts:
@@ -147,6 +182,10 @@ def _letters(
             kind=kind,
             generation=enrollment.generation if enrollment else 1,
             opted_out={Channel.SMS} if account.ref in opted_out else (),
+            sent={
+                channel: number + (enrollment.generation - 1 if enrollment else 0)
+                for channel, number in sent.get(account.ref, {}).items()
+            },
         ):
             if isinstance(notice, PlannedNotice):
                 letters.append(_Letter(account, notice, enrollment))

@@ -8,6 +8,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ledger.reporting import report_input
+from recovery.approval_history import history, render
 from recovery.files import write_private
 from recovery.report import render_html, render_markdown
 from tasks.case import Case
@@ -38,5 +39,7 @@ def _write(case: Case) -> Written:
     write_private(html, render_html(found))
     write_private(markdown, text)
     entries = case.ledger.export_audit(audit, case.incident_id)
+    approved = render(history(case.ledger.audit(case.incident_id)))
+    write_private(directory / "approvals.md", approved)
     get_run_logger().info("report in %s, %s audit entries, chain verified", directory, entries)
     return Written(html, text)

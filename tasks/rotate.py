@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from recovery import app_clients, rotate
 from recovery.accounts import Act, Outcome, Stage, Verdict
 from recovery.app_clients import AppClient, Consumer
-from recovery.errors import RecoveryError, Refused, Unverified
+from recovery.errors import RecoveryError, Refused, Stopped, Unverified
 from recovery.incident import ClientRecord
 from recovery.rotate import Evidence, Move, Observed, Proof, Step, StepKind
 from tasks.acts import UNFINISHED
@@ -137,6 +137,7 @@ class _Rotation:
     async def run(self, *, stop_before: StepKind | None) -> Rotated:
         client = await self._client()
         for _ in range(MAX_STEPS):
+            await self._case.brake.check()
             observed = await self._case.courier.observe(self._client_id, self._path)
             self._evidence = replace(self._evidence, running=await self._running(client.consumers))
             step = rotate.next_step(
@@ -148,7 +149,8 @@ class _Rotation:
             if step.final or step.kind is stop_before:
                 return await self._conclude(step)
             if step.kind is StepKind.RETIRE and not self._soaked:
-                await asyncio.sleep(self._case.policy.rotate.soak.total_seconds())
+                soak = self._case.policy.rotate.soak.total_seconds()
+                await self._case.brake.unless(asyncio.sleep(soak))
                 self._soaked = True
                 continue
             await self._do(step, observed, client)
@@ -183,6 +185,10 @@ class _Rotation:
             # Looking again tells what happened; nothing is done twice.
             await self._settle(act, Verdict.UNKNOWN, type(error).__name__)
             self._doubt_or_raise(step, error)
+        except Stopped:
+            # Only a restart is not waited for; the next look finds out how it ended.
+            await self._settle(act, Verdict.UNKNOWN, "stopped while waiting for it")
+            raise
         except (Refused, Unverified) as error:
             code = error.code if isinstance(error, Refused) else "unverified"
             await self._settle(act, Verdict.REFUSED, code)
@@ -240,7 +246,7 @@ class _Rotation:
                 await platform.delete_secret(self._client_id, secret_id)
                 return secret_id
             case Move.RESTART:
-                return await self._restart(step, client)
+                return await self._case.brake.unless(self._restart(step, client))
             case Move.PROVE:
                 return await self._prove(observed)
             case Move.NONE:

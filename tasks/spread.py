@@ -26,10 +26,15 @@ class Spread(Generic[Result]):
 
 
 async def spread(
-    items: Iterable[Item], act: Callable[[Item], Awaitable[Result]], *, width: int
+    items: Iterable[Item],
+    act: Callable[[Item], Awaitable[Result]],
+    *,
+    width: int,
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> Spread[Result]:
-    """Works on `width` items at a time. A RecoveryError out of `act` lets those in flight finish
-    and starts no more; the caller settles the results first and raises `stopped_by` then."""
+    """Works on `width` items at a time. A RecoveryError out of `act`, or out of `before`, which is
+    asked ahead of each, lets those in flight finish and starts no more; the caller settles the
+    results first and raises `stopped_by` then."""
     queue = iter(items)
     results: list[Result] = []
     stopped_by: RecoveryError | None = None
@@ -40,6 +45,8 @@ async def spread(
             if stopped_by is not None:
                 return
             try:
+                if before is not None:
+                    await before()
                 results.append(await act(item))
             except RecoveryError as error:
                 stopped_by = stopped_by or error

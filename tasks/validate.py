@@ -90,7 +90,10 @@ async def probe_contained(case: Case) -> Findings:
         return validate.judge(account, live, case.policy.contain)
 
     worked = await spread(
-        chosen, probe, width=case.width(case.policy.validation.concurrency, "platform")
+        chosen,
+        probe,
+        width=case.width(case.policy.validation.concurrency, "platform"),
+        before=case.brake.check,
     )
     judgements = worked.or_raise()
     # Who enrolled while we looked has new sessions and a new password, and rightly so.

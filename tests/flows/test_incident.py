@@ -163,7 +163,9 @@ def untouched(rehearsed: Rehearsed) -> Iterator[None]:
 async def stopped(rehearsed: Rehearsed, runbook: Runbook | None = None, **more: Any) -> str:
     """The one sentence with which a run ends that can't even begin."""
     with runbook_file(runbook or rehearsed.runbook) as name:
-        run = await rehearsed.respond(STOPPED, runbook=name, dry_run=False, **more)
+        run = await rehearsed.respond(
+            STOPPED, runbook=name, dry_run=False, requested_by="oscar", **more
+        )
     assert (run.type, run.state) == ("FAILED", "Failed")
     assert "\n" not in run.message
     assert "Traceback" not in run.message
@@ -351,10 +353,15 @@ async def test_every_gate_asked_and_the_right_code_passed(
 ) -> None:
     gates = [form.gate for form in whole.drive.forms]
     assert gates[0] == "contain"
-    assert gates[-2:] == ["notify", "retire"]
-    for gate in ("contain", "notify", "retire"):
-        (attempt,) = rehearsed.ledger.approvals(INCIDENT, gate)
-        assert (attempt.decision, attempt.refusal) == ("approve", "")
+    assert gates[-3:] == ["notify", "retire", "retire"]
+    for gate, people in (
+        ("contain", ["maya"]),
+        ("notify", ["legal"]),
+        ("retire", ["maya", "jonas"]),
+    ):
+        attempts = rehearsed.ledger.approvals(INCIDENT, gate)
+        assert [a.approver for a in attempts] == people
+        assert {(a.decision, a.refusal) for a in attempts} == {("approve", "")}
 
 
 async def test_admin_credentials_were_leased_after_the_approval_and_given_back(

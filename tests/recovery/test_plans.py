@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from recovery.accounts import Account, Priority, Stage
+from recovery.accounts import Account, Act, Priority, Stage, Verdict
 from recovery.approvals import GatePlan
-from recovery.incident import ClientRecord, Incident, ScopeCounts
+from recovery.incident import ActRecord, ClientRecord, Incident, Phase, ScopeCounts, Tally
 from recovery.plans import (
+    NO_CANARY,
     contain_plan,
     dry_run_summary,
+    hold_situation,
     notify_plan,
     overrule_plan,
+    reopen_plan,
     retire_plan,
 )
 from recovery.policy import Quota, RecoveryPolicy, load_policy
@@ -93,6 +96,7 @@ def test_a_containment_is_shown_with_its_counts() -> None:
         "Not in the roster (quarantined)": "2",
         "Events without an account": "5",
         "Waves": "canary of 4, 26",
+        "Canary": NO_CANARY,
         "Requests to the platform": "210",
         "Rate": "at most 50 a second",
         "Expected duration": "4 s",
@@ -207,3 +211,62 @@ def test_a_dry_run_is_a_table_of_phases_in_order() -> None:
         "| detect | 30 seen |",
         "| contain | 29 accounts |",
     ]
+
+
+def test_the_notify_gate_counts_who_gets_what() -> None:
+    linked = [replace(account(n, wave=n % 2), stage=Stage.TOKEN_ISSUED) for n in range(6)]
+    by_hand = [replace(account(9, priority=Priority.HIGH), stage=Stage.MANUAL, phone=None)]
+    done = [replace(account(7), stage=Stage.ENROLLED)]
+    plan = notify_plan(
+        INCIDENT,
+        POLICY,
+        preview="the text",
+        text_digest="d" * 64,
+        accounts=[*linked, *by_hand, *done],
+        canary="nothing",
+    )
+    assert plan.facts["People who get a link"] == "6"
+    assert plan.facts["People who get word without a link"] == "1"
+    assert plan.facts["of high priority"] == "1"
+    assert plan.facts["Messages"] == "7 by email, 6 by sms, 7 by in_app"
+    assert plan.facts["Waves"] == "canary of 3, 4"
+    assert "| 0 (canary) | 3 | 0 |" in plan.detail
+    assert plan.detail.endswith("the text")
+
+
+def test_a_hold_says_what_the_canary_did_and_what_would_follow() -> None:
+    tally = Tally(
+        stages={(0, Stage.CONTAINED): 8, (1, Stage.SCOPED): 40, (2, Stage.SCOPED): 360},
+        verdicts={
+            ("contain.account", 0, Verdict.DONE): 6,
+            ("contain.account", 0, Verdict.REFUSED): 2,
+            ("notify.email", 0, Verdict.DONE): 99,
+        },
+    )
+    situation = hold_situation(POLICY, tally, Phase.CONTAIN, 0)
+    assert situation["Canary"] == "6 acts done, 2 refused, 0 unknown"
+    assert situation["Next, if you approve"] == "400 accounts in waves of 40, 360"
+    # Seven requests an account at 50 a second.
+    assert situation["Expected duration"] == "56 s"
+    assert hold_situation(POLICY, tally, Phase.ROTATE, 0) == {}
+
+
+def test_reopening_is_bound_to_the_exact_acts() -> None:
+    def refused(*subjects: str) -> GatePlan:
+        records = [
+            ActRecord(
+                Act(s, "contain.account"),
+                Verdict.REFUSED,
+                "sessions still alive: 1",
+                "",
+                {},
+                START,
+                START,
+            )
+            for s in subjects
+        ]
+        return reopen_plan("INC-2026-0142", step="contain.account", refused=records)
+
+    assert refused("acc-a", "acc-b").facts["refused: sessions still alive: 1"] == "2"
+    assert refused("acc-a", "acc-b").digest == refused("acc-b", "acc-a").digest
+    assert refused("acc-a", "acc-b").digest != refused("acc-a", "acc-c").digest
