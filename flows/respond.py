@@ -39,6 +39,7 @@ from recovery.accounts import Stage
 from recovery.errors import Misconfigured, RecoveryError
 from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
 from tasks.case import Case, open_case, preflight
+from tasks.prefect_api import server_answers
 from tasks.rotate import retiring_secrets
 
 COVERED = "gate.contain.covers."
@@ -117,6 +118,7 @@ async def _recover(case: Case, requester: str) -> State[object]:
             await _through(case, requester, notify)
         await _through(case, requester, validate)
     await _retire(case, requester)
+    await server_answers()
     await report(case.incident_id, case.runbook)
     return Completed(message=await _last_words(case, before))
 
@@ -176,6 +178,7 @@ async def _look_again(case: Case, requester: str) -> bool:
     if await case.marked(FROM_FILE):
         return False
     before = (await asyncio.to_thread(case.ledger.scope, case.incident_id)).admitted
+    await server_answers()
     counts = await detect(case.incident_id, case.runbook, None, None, None, requester)
     if counts.admitted == before:
         return False
@@ -221,6 +224,7 @@ async def _through(
 ) -> PhaseResult:
     """Runs a phase; where a wave holds, asks a person and goes on from that wave if they agree."""
     while True:
+        await server_answers()
         result = await phase(case.incident_id, case.runbook)
         if not result.held:
             return result

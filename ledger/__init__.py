@@ -9,6 +9,7 @@ from ledger.acts import Acts
 from ledger.app_clients import AppClients
 from ledger.approvals import Approvals
 from ledger.audit_log import AuditLog
+from ledger.claims import Claims
 from ledger.deliveries import Deliveries
 from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
@@ -31,6 +32,7 @@ class Ledger(
     Stages,
     AppClients,
     Approvals,
+    Claims,
     Enrollments,
     Sessions,
     Links,

@@ -23,6 +23,7 @@ from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
 from tasks.pace import QuotaPace, check_limit
+from tasks.prefect_api import server_answers
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES_AT_ONCE = 4
@@ -139,6 +140,7 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
 
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
+    await server_answers()
     policy, digest = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
     ledger_block = await _load(policy.systems.ledger, RecoveryLedger)
     portal = await _load(policy.systems.portal, EnrollmentPortal)
