@@ -5,6 +5,7 @@ seeded moments of small incidents; each incident must end with nothing lost and 
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from rehearsal.stage import Stage
 from rehearsal.world.scenarios import SCENARIOS
 
 FOLDER = ROOT / "var" / "kills"
+"""Of a process a folder of its own: two of them may run side by side."""
 RESULT = ROOT / "var" / "kills.json"
 ACCOUNTS = 24
 EACH = 5
@@ -85,7 +87,9 @@ def incident(
     folder: Path = FOLDER,
 ) -> Ended:
     """One incident on a stage of its own, from nothing to nothing."""
-    stage = Stage(folder, scenario=SCENARIOS["kills"], seed=seed, accounts=accounts)
+    stage = Stage(
+        folder / str(os.getpid()), scenario=SCENARIOS["kills"], seed=seed, accounts=accounts
+    )
     try:
         stage.prepare()
         return asyncio.run(_on(stage, points, size, say))

@@ -2,6 +2,7 @@
 before each act: a run that was taken for dead and lives on stops here (docs/decisions/0005)."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
 
 from ledger import Ledger
 from recovery.accounts import Account
@@ -59,7 +61,7 @@ class Claim:
                 return
             if not told:
                 told = True
-                get_run_logger().warning(
+                _logger().warning(
                     "%s: waiting for the run that does this now, or for its claim to lapse (%s)",
                     ", ".join(self._work),
                     f"{got.free_at:%H:%M:%S} UTC" if got.free_at else "soon",
@@ -119,6 +121,14 @@ class Claim:
     def settled_down(self, lag: timedelta) -> bool:
         """True where nothing that an earlier holder may have begun can still come to light."""
         return self.lapsed_at is None or datetime.now(UTC) - self.lapsed_at > lag
+
+
+def _logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
+    """The run's own, where there is a run."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("recovery.claims")
 
 
 _held: ContextVar[Claim | None] = ContextVar("claim", default=None)
