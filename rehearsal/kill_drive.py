@@ -23,7 +23,10 @@ from rehearsal.world.turnstile import Hold
 INCIDENT = "INC-2026-0142"
 LOOK_SECONDS = 0.25
 MOMENT_SECONDS = 0.02
-INCIDENT_SECONDS = 900.0
+INCIDENT_SECONDS = 2400.0
+FROZEN_SECONDS = 25.0
+"""From when a new run was started until the frozen process wakes up, in the middle of it."""
+AFTERMATH_SECONDS = 10.0
 DEAD_AFTER = 12.0
 """Seconds for which a run shows Running without a process, before the operator marks it Crashed."""
 STUCK_AFTER = 90.0
@@ -80,6 +83,8 @@ class KillDrive:
         self._hold: Hold | None = None
         self._answered: set[str] = set()
         self._advanced = False
+        self._frozen: dict[int, float] = {}
+        """Process ids that stand still, and when each is to wake up."""
 
     async def whole(self) -> Ended:
         """The incident from the first run to the last check."""
@@ -94,8 +99,12 @@ class KillDrive:
             self._note(f"the incident had not ended after {INCIDENT_SECONDS:.0f} s")
         finally:
             self._stage.world.turnstiles.forget()
+            self._wake(all_of_them=True)
             stop.set()
             await acting
+        if any(struck.point.victim is Victim.FROZEN for struck in self._kills):
+            # Whoever woke up last gets his chance to do harm.
+            await asyncio.sleep(AFTERMATH_SECONDS)
         wrong = await at_the_end(self._stage, self._ledger, INCIDENT)
         size = Size(self._stage.world.turnstiles.passed, self._ledger.audit_head().seq)
         left = [*([self._armed] if self._armed else []), *self._waiting]
@@ -111,6 +120,7 @@ class KillDrive:
         await self._start()
         while True:
             await self._kill_at_its_moment()
+            self._wake()
             run = await self._look()
             if run is None:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -133,7 +143,12 @@ class KillDrive:
             "dry_run": False,
             "requested_by": REQUESTER,
         }
-        self._run_id = await self._operator.start("respond/respond", parameters)
+        while True:
+            try:
+                self._run_id = await self._operator.start("respond/respond", parameters)
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(1.0)
         self._quiet_since = 0.0
 
     async def _look(self) -> RunState | None:
@@ -228,7 +243,9 @@ class KillDrive:
             kind = ACTS[point.what]
             self._hold = turnstiles.hold(kind.pattern, after=after, skip=point.skip)
         elif point.trigger is Trigger.REQUEST:
-            skip = int(point.place * self._size.requests) - turnstiles.passed
+            # A run that was started again asks much twice; how far the incident is, the log says.
+            reached = self._ledger.audit_head().seq / self._size.entries
+            skip = int((point.place - reached) * self._size.requests)
             self._hold = turnstiles.hold("", after=after, skip=max(0, skip))
 
     def _at_gate(self, trigger: Trigger, gate: str) -> bool:
@@ -259,6 +276,9 @@ class KillDrive:
             hold.go.set()
         await asyncio.sleep(point.away)
         await asyncio.to_thread(self._restart, point.victim)
+        if point.victim is Victim.FROZEN:
+            await self._operator.mark_crashed(self._run_id)
+            struck.happened.append("taken for dead, marked Crashed by hand")
         if point.victim is Victim.PORTAL:
             await self._stage.portal_ready()
             struck.seconds = time.monotonic() - struck.at
@@ -271,6 +291,10 @@ class KillDrive:
                 dead = _kill_all(processes_with("PREFECT__FLOW_RUN_ID", self._run_id))
                 if not dead:
                     struck.happened.append("no process to kill")
+            case Victim.FROZEN:
+                for pid in processes_with("PREFECT__FLOW_RUN_ID", self._run_id):
+                    os.kill(pid, signal.SIGSTOP)
+                    self._frozen[pid] = time.monotonic() + FROZEN_SECONDS
             case Victim.WORKER:
                 assert prefect.worker is not None
                 prefect.worker.kill()
@@ -294,8 +318,17 @@ class KillDrive:
                 prefect.wait_ready()
             case Victim.PORTAL:
                 self._stage.start_portal()
-            case Victim.FLOW:
+            case Victim.FLOW | Victim.FROZEN:
                 return
+
+    def _wake(self, *, all_of_them: bool = False) -> None:
+        """Frozen processes go on, beside the run that has their work now."""
+        now = time.monotonic()
+        for pid in [p for p, at in self._frozen.items() if all_of_them or now > at]:
+            del self._frozen[pid]
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                self._note("the frozen one woke up")
 
     def _note(self, text: str) -> None:
         if self._kills:

@@ -14,6 +14,8 @@ class Victim(StrEnum):
     WORKER = "worker"
     SERVER = "server"
     PORTAL = "portal"
+    FROZEN = "frozen flow"
+    """Not killed but stopped: taken for dead, a new run works, and then it wakes up."""
 
 
 class Trigger(StrEnum):
@@ -67,6 +69,7 @@ ACTS = {
         r"^platform POST /admin/accounts/[^/]+/authenticators", 0.6, 2, Victim.PORTAL
     ),
 }
+FROZEN_EVERY = 7
 GATES = {"contain": 0.05, "notify": 0.45, "retire": 0.82}
 
 
@@ -98,11 +101,14 @@ class Point:
 
 
 def draw(seed: int, count: int) -> list[Point]:
-    """`count` kills: victims in equal parts, places all over an incident, a third inside acts."""
+    """`count` kills: victims in equal parts, some of them frozen instead, places all over an
+    incident, a third inside acts."""
     rng = random.Random(seed)
     victims = [Victim.FLOW, Victim.WORKER, Victim.SERVER] * (count // 3 + 1)
     victims = victims[:count]
     rng.shuffle(victims)
+    for place in range(FROZEN_EVERY - 1, count, FROZEN_EVERY):
+        victims[place] = Victim.FROZEN
     return [_one(rng, number, victim) for number, victim in enumerate(victims, start=1)]
 
 
@@ -120,7 +126,8 @@ def _one(rng: random.Random, number: int, victim: Victim) -> Point:
         case Trigger.GATE | Trigger.RESUMED:
             # A flow that waits has no process to kill.
             gate = rng.choice(list(GATES))
-            whom = rng.choice([Victim.WORKER, Victim.SERVER]) if victim is Victim.FLOW else victim
+            alive = victim in (Victim.WORKER, Victim.SERVER)
+            whom = victim if alive else rng.choice([Victim.WORKER, Victim.SERVER])
             return Point(number, whom, trigger, GATES[gate], gate, 0, edge, away)
         case _:
             return Point(number, victim, trigger, rng.random(), "", 0, edge, away)

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULT)
     chosen = parser.parse_args()
     console = Console(highlight=False, width=150)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     points = draw(chosen.seed, chosen.points)
     if chosen.only:
