@@ -9,6 +9,7 @@ from ledger import Ledger
 from recovery.errors import RecoveryError
 from rehearsal.stage import Stage
 from rehearsal.verdict import judge
+from tasks.notify import ENROLLED_MEANWHILE
 
 
 def at_any_time(stage: Stage) -> list[str]:
@@ -33,13 +34,24 @@ def at_any_time(stage: Stage) -> list[str]:
     return wrong
 
 
+def _enrolled_meanwhile(ledger: Ledger, incident_id: str) -> set[str]:
+    """Who was not told over every channel any more; the people say themselves if it is so."""
+    refs = {
+        record.act.subject
+        for record in ledger.acts(incident_id, "notify")
+        if record.detail == ENROLLED_MEANWHILE
+    }
+    return {account.account_id for account in ledger.accounts(incident_id, refs=refs)}
+
+
 async def at_the_end(stage: Stage, ledger: Ledger, incident_id: str) -> list[str]:
     """What is wrong once the run has completed."""
     world = stage.world
     await world.delivered()
     wrong = await asyncio.to_thread(at_any_time, stage)
     broken = (world.fleet.failures, world.fleet.requests)
-    checks = await judge(world, stage.people, stage.phisher, broken)
+    spared = await asyncio.to_thread(_enrolled_meanwhile, ledger, incident_id)
+    checks = await judge(world, stage.people, stage.phisher, broken, spared=spared)
     wrong += [f"not so: {check.name}: {check.found}" for check in checks if not check.passed]
     for client in world.population.clients.values():
         kept = world.vault.read(f"apps/{client.id}")

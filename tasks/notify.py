@@ -33,6 +33,7 @@ STEP = "notify"
 NOTIFIED_STEP = "stage.notified"
 SKIP_STEP = "skip"
 OPTED_OUT_CODE = "21610"
+ENROLLED_MEANWHILE = "enrolled meanwhile"
 ASK_AGAIN = timedelta(seconds=5)
 """Between two questions to a provider that may not list a message yet."""
 
@@ -89,7 +90,7 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
         if account.batch == batch.batch
     }
     moot = [
-        Outcome(act, Verdict.ALREADY, "enrolled meanwhile")
+        Outcome(act, Verdict.ALREADY, ENROLLED_MEANWHILE)
         for act in open_acts
         if act.subject in members and members[act.subject].stage is not Stage.NOTIFIED
     ]
