@@ -13,6 +13,7 @@ from prefect.artifacts import (
 from recovery.accounts import BatchRef
 from recovery.incident import Phase
 from tasks.case import Case
+from tasks.prefect_api import patiently
 
 
 def artifact_key(case: Case, name: str) -> str:
@@ -29,28 +30,37 @@ class Progress:
 
     @classmethod
     async def start(cls, case: Case, phase: Phase, total: int) -> Self:
-        artifact = await acreate_progress_artifact(
-            progress=0.0 if total else 100.0,
-            key=artifact_key(case, f"progress-{phase}"),
-            description=f"{phase} {case.incident_id}: {total} batches",
+        artifact = await patiently(
+            lambda: acreate_progress_artifact(
+                progress=0.0 if total else 100.0,
+                key=artifact_key(case, f"progress-{phase}"),
+                description=f"{phase} {case.incident_id}: {total} batches",
+            )
         )
         return cls(case, phase, total, artifact)
 
     async def advance(self, batch: BatchRef) -> None:
         self._done += 1
-        if self._artifact is not None:
-            await aupdate_progress_artifact(
-                self._artifact,
-                progress=100.0 * self._done / self._total,
-                description=f"{self._phase} {batch}: {self._done} of {self._total} batches",
+        artifact, done = self._artifact, self._done
+        if artifact is not None:
+            await patiently(
+                lambda: aupdate_progress_artifact(
+                    artifact,
+                    progress=100.0 * done / self._total,
+                    description=f"{self._phase} {batch}: {done} of {self._total} batches",
+                )
             )
 
 
 async def show_table(case: Case, name: str, rows: list[dict[str, str | int]], title: str) -> None:
-    await acreate_table_artifact(table=rows, key=artifact_key(case, name), description=title)
+    await patiently(
+        lambda: acreate_table_artifact(table=rows, key=artifact_key(case, name), description=title)
+    )
 
 
 async def show_markdown(case: Case, name: str, markdown: str, title: str) -> None:
-    await acreate_markdown_artifact(
-        markdown=markdown, key=artifact_key(case, name), description=title
+    await patiently(
+        lambda: acreate_markdown_artifact(
+            markdown=markdown, key=artifact_key(case, name), description=title
+        )
     )

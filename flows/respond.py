@@ -41,6 +41,7 @@ from recovery.errors import Misconfigured
 from recovery.incident import Phase
 from recovery.plans import contain_plan, notify_plan, retire_plan, wave_result
 from tasks.case import Case
+from tasks.prefect_api import server_answers
 from tasks.rotate import retiring_secrets
 
 COVERED = "gate.contain.covers."
@@ -122,6 +123,7 @@ async def _recover(case: Case, requester: str) -> State[object]:
             await through(case, requester, notify)
         await through(case, requester, validate)
     await retire_old(case, requester)
+    await server_answers()
     await report(case.incident_id, case.runbook)
     return Completed(message=await _last_words(case, before))
 
@@ -236,6 +238,7 @@ async def look_again(case: Case, requester: str) -> bool:
     if await case.marked(FROM_FILE):
         return False
     before = (await asyncio.to_thread(case.ledger.scope, case.incident_id)).admitted
+    await server_answers()
     counts = await detect(case.incident_id, case.runbook, None, None, None, requester)
     if counts.admitted == before:
         return False
@@ -288,6 +291,7 @@ async def through(
 ) -> PhaseResult:
     """Runs a phase; where a wave holds, asks a person and goes on from that wave if they agree."""
     while True:
+        await server_answers()
         result = await phase(case.incident_id, case.runbook)
         if not result.held:
             return result

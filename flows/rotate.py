@@ -10,7 +10,7 @@ from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
 from flows.settle import settling
 from flows.waves import PhaseResult, hold_gate, overruled
-from recovery.errors import Misconfigured, RecoveryError, Stopped
+from recovery.errors import Misconfigured, RecoveryError, Stopped, TakenOver
 from recovery.gates import Hold
 from recovery.incident import Phase
 from tasks import rotate as tasks
@@ -81,7 +81,7 @@ async def _guarded(case: Case, client_id: str, work: RotateClient) -> Rotated:
     """One client's trouble is its own; what is wrong for all of them stops the phase."""
     try:
         return await work(case, client_id)
-    except (Misconfigured, Stopped):
+    except (Misconfigured, Stopped, TakenOver):
         raise
     except RecoveryError as error:
         return tasks.trouble(client_id, error)

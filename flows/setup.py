@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 import blocks
 from blocks.ledger import RecoveryLedger
+from flows.heartbeats import set_up_heartbeats
 from flows.parameters import DEFAULT_RUNBOOK
 from recovery.errors import RecoveryError
 from recovery.policy import Quota, RecoveryPolicy, load_policy
@@ -29,11 +30,12 @@ log = logging.getLogger("recovery.setup")
 
 
 async def set_up(policy: RecoveryPolicy) -> None:
-    """Work pool, limits and block types, as the runbook needs them."""
+    """Work pool, limits, automations and block types, as the runbook needs them."""
     async with get_client() as client:
         await _work_pool(client)
         for system in type(policy.quotas).model_fields:
             await _limit(client, limit_name(system), getattr(policy.quotas, system))
+        await set_up_heartbeats(client)
     for block in block_types():
         await block.register_type_and_schema()
     await _migrate(policy.systems.ledger)

@@ -10,6 +10,7 @@ from ledger.app_clients import AppClients
 from ledger.approvals import Approvals
 from ledger.audit_log import AuditLog
 from ledger.checkpoints import Checkpoints
+from ledger.claims import Claims
 from ledger.deliveries import Deliveries
 from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
@@ -34,6 +35,7 @@ class Ledger(
     Stages,
     AppClients,
     Approvals,
+    Claims,
     Enrollments,
     Sessions,
     Links,

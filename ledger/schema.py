@@ -373,6 +373,16 @@ throttle = sa.Table(
     sa.Index("throttle_to_forget", "forget_at"),
 )
 
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("incident_id", sa.Text, primary_key=True),
+    sa.Column("work", sa.Text, primary_key=True),
+    _text("holder"),
+    _time("until"),  # wall-clock time
+    sa.Index("claims_by_holder", "incident_id", "holder"),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

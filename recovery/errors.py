@@ -125,6 +125,10 @@ class Conflict(Refused):
     """A check-and-set was lost: somebody else wrote in between."""
 
 
+class TakenOver(Conflict):
+    """Another run has this work now; this one begins nothing more of it."""
+
+
 class NotFound(Refused):
     """The subject does not exist on the other side."""
 

@@ -214,3 +214,14 @@ class Mark:
 
     name: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Whether work was claimed. Times are wall-clock."""
+
+    taken: bool
+    free_at: datetime | None = None
+    """Where it was not: when the claim that stands in the way lapses, unless it is renewed."""
+    lapsed_at: datetime | None = None
+    """Where it was: when the claim of a holder who never let go had lapsed, if there was one."""

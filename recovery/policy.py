@@ -219,6 +219,20 @@ class NotifyPolicy(_Section):
     concurrency: int = Field(8, ge=1, le=200)
 
 
+class CrashPolicy(_Section):
+    """How work goes on after a crash; see docs/decisions/0005-crash-safety.md."""
+
+    claim: Duration = Field(
+        timedelta(seconds=60),
+        description="A run that is silent for so long has lost what it was doing to the next run.",
+    )
+    provider_lag: Duration = Field(
+        timedelta(minutes=2),
+        description="How long a provider may take to list a message that it accepted. Nothing is "
+        "sent again sooner.",
+    )
+
+
 class RotatePolicy(_Section):
     waves: tuple[int, ...] = Field((1, 4), description="Clients per wave, then the rest.")
     health_timeout: Duration = timedelta(minutes=5)
@@ -308,6 +322,7 @@ class RecoveryPolicy(_Section):
     notify: NotifyPolicy
     rotate: RotatePolicy = RotatePolicy()
     validation: ValidatePolicy = Field(ValidatePolicy(), alias="validate")
+    crash: CrashPolicy = CrashPolicy()
     quotas: Quotas
     breaker: BreakerPolicy = BreakerPolicy()
     report: ReportPolicy = ReportPolicy()

@@ -147,6 +147,11 @@ class Operator:
             f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}, "force": False}
         )
 
+    async def mark_crashed(self, run_id: str) -> None:
+        """Change state > Crashed, as on a run's page: for a run whose process is gone."""
+        state = {"type": "CRASHED", "message": "Its process is gone; marked by an operator."}
+        await self._post(f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
+
     async def children(self, run_id: str) -> list[RunState]:
         """The sub-runs of a run, oldest first."""
         rows = await self._post(

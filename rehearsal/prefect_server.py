@@ -53,6 +53,11 @@ class PrefectServer:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_PREFETCH_SECONDS": "2",
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            # In memory, a server that starts again knows no lease of the runs that live: a slot is
+            # then never given back, and each run ends itself at its next renewal.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
             "PREFECT_CLI_PROMPT": "false",
             "PREFECT_CLI_COLORS": "false",
             "RECOVERY_HOME": str(ROOT),

@@ -26,6 +26,12 @@ class Child:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    def kill(self) -> None:
+        """SIGKILL to this one process, as a crash is; its children live on. Returns once it is
+        gone."""
+        self.process.kill()
+        self.process.wait()
+
     def ask_to_end(self) -> None:
         """The polite signal alone, for several that may end side by side."""
         self._signal(signal.SIGTERM)
@@ -77,6 +83,21 @@ def _die_with_parent() -> None:
     """Linux: the kernel ends the child when we are gone, however we went (PR_SET_PDEATHSIG)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Process ids that were started with this in their environment."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 def memory_of_groups(groups: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from rehearsal.world.people_strangers import MailScanner, Phisher
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.world import (
     JENKINS_USER,
+    LATE_BY,
     MESSAGING_SERVICE,
     SENDER,
     World,
@@ -58,10 +60,17 @@ class Stage:
         self.prefect: PrefectServer
         self.portal: Child | None = None
         self.portal_url = ""
+        self._seal_key = Fernet.generate_key().decode()
+        self._key_set: Mapping[str, Any] = {}
         self.ledger_key = secrets.token_urlsafe(36)
         self.code_key = secrets.token_urlsafe(36)
         self.ledger_url = f"sqlite:///{folder}/ledger.db"
         self.clock_file = folder / "clock-offset"
+
+    @property
+    def late(self) -> timedelta:
+        """After so much of the world's time the SIEM has ingested the last event of the burst."""
+        return LATE_BY[1]
 
     @property
     def reports(self) -> Path:
@@ -103,8 +112,9 @@ class Stage:
         await asyncio.to_thread(self.prefect.wait_ready)
         say(f"Prefect up: {self.prefect.url}")
         await self._set_up()
-        self._start_portal(jwks([signing_key]))
-        await self._portal_ready()
+        self._key_set = jwks([signing_key])
+        self.start_portal()
+        await self.portal_ready()
         say(f"portal up: {self.portal_url}")
         await self._people_arrive()
 
@@ -248,7 +258,9 @@ class Stage:
             ),
         ]
 
-    def _start_portal(self, key_set: Mapping[str, Any]) -> None:
+    def start_portal(self) -> None:
+        """Its process; also once more, after it was killed."""
+        key_set = self._key_set
         access = self.world.access
         config = {
             "portal": {
@@ -257,7 +269,7 @@ class Stage:
                 "site": self.policy.notify.site,
                 "issuer": asdict(Issuer(ISSUER, self.portal_url)),
                 "jwks": key_set,
-                "seal_key": Fernet.generate_key().decode(),
+                "seal_key": self._seal_key,
                 "code_key": self.code_key,
                 "enroll": self.policy.enroll.model_dump(mode="json"),
                 # Hundreds of people act within seconds here, one after the other.
@@ -285,7 +297,7 @@ class Stage:
             folder=self.folder,
         )
 
-    async def _portal_ready(self) -> None:
+    async def portal_ready(self) -> None:
         assert self.portal is not None
         host, port = self.portal_url.removeprefix("http://").split(":")
         deadline = asyncio.get_running_loop().time() + PORTAL_TIMEOUT

@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
@@ -23,13 +23,20 @@ class Check:
 
 
 async def judge(
-    world: World, people: People, phisher: Phisher, broken: tuple[int, int]
+    world: World,
+    people: People,
+    phisher: Phisher,
+    broken: tuple[int, int],
+    *,
+    spared: Collection[str] = (),
 ) -> list[Check]:
     """All checks, in the order in which they are shown. `broken` is (failed, sent) requests of the
-    consumers while the run lasted."""
+    consumers while the run lasted; `spared` are accounts that one channel was enough for, because
+    they enrolled by it before an interrupted run came to the others."""
+    enrolled = {i for i, story in people.stories.items() if story.enrolled_at is not None}
     return [
         *await _stolen(world),
-        *_notified(world),
+        *_notified(world, enrolled & set(spared)),
         *await _clients(world, broken),
         *_people(world, people, phisher),
         _untouched(world),
@@ -51,7 +58,7 @@ async def _stolen(world: World) -> list[Check]:
     ]
 
 
-def _notified(world: World) -> list[Check]:
+def _notified(world: World, spared: Collection[str]) -> list[Check]:
     """Everybody exactly once per channel and notice; nobody who is not affected."""
     twice = world.mailboxes.received_twice()
     banners: Counter[str] = Counter()
@@ -61,7 +68,7 @@ def _notified(world: World) -> list[Check]:
             for banner in world.platform.banners_of(account_id)
         )
     doubled = len(twice) + sum(n > 1 for n in banners.values())
-    unreached = _unreached(world)
+    unreached = _unreached(world, spared)
     bystanders = [
         account_id
         for account_id in world.population.accounts
@@ -93,11 +100,11 @@ def _affected(world: World) -> set[str]:
     return set(world.traffic.truth.accounts()) - set(world.population.excluded_ids)
 
 
-def _unreached(world: World) -> dict[str, int]:
+def _unreached(world: World, spared: Collection[str]) -> dict[str, int]:
     """Affected accounts whose contact is good and who got nothing over a channel."""
     dirt = world.population.dirt
     missed: Counter[str] = Counter()
-    for account_id in _affected(world):
+    for account_id in _affected(world) - set(spared):
         account = world.population.accounts[account_id]
         if account.email and account_id not in dirt.malformed_email:
             missed["email"] += not world.mailboxes.of(account.email)

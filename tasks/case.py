@@ -39,6 +39,7 @@ from tasks.brake import Brake
 from tasks.breaker import Holding
 from tasks.leases import LeaseLog
 from tasks.pace import QuotaPace, check_limit
+from tasks.prefect_api import server_answers
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES_AT_ONCE = 4
@@ -187,6 +188,7 @@ async def open_case(
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
     guard_logs()
+    await server_answers()
     policy, digest = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
     ledger_block = await load_block(policy.systems.ledger, RecoveryLedger)
     portal = await load_block(policy.systems.portal, EnrollmentPortal)

@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from recovery.accounts import Stage
 from tasks.case import Case
+from tasks.claims import claimed, people
 from tasks.counts import BatchCounts
 from tasks.enroll import issue_for
 from tasks.notify import notify_accounts
@@ -97,4 +98,5 @@ async def _write_to(case: Case, refs: Sequence[str]) -> BatchCounts:
     accounts = await asyncio.to_thread(
         lambda: list(case.ledger.accounts(case.incident_id, stages={Stage.TOKEN_ISSUED}, refs=refs))
     )
-    return await notify_accounts(case, accounts, [])
+    async with claimed(case, people(accounts)):
+        return await notify_accounts(case, accounts, [])

@@ -25,6 +25,7 @@ from recovery.notify import NoticeKind, PlannedNotice, Skipped
 from recovery.policy import RecoveryPolicy
 from tasks.acts import UNFINISHED, failed
 from tasks.case import BATCHES_AT_ONCE, Case
+from tasks.claims import claimed, held
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
 from tasks.spread import spread
@@ -36,8 +37,9 @@ OPTED_OUT_CODE = "21610"
 TOLD_WITHIN = timedelta(seconds=12)
 """How long a stop may take to let people be told to the end; well inside the 30 seconds between
 Prefect's two signals."""
-PROVIDER_LAG = timedelta(minutes=2)
-"""How long a provider may take to list a message that it accepted."""
+ENROLLED_MEANWHILE = "enrolled meanwhile"
+ASK_AGAIN = timedelta(seconds=5)
+"""Between two questions to a provider that may not list a message yet."""
 
 
 @task(
@@ -49,6 +51,11 @@ PROVIDER_LAG = timedelta(minutes=2)
 )
 async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
     """NOTIFIED for who is due; a notice without a link for who is left to a person."""
+    async with claimed(case, [f"people.{batch.wave}.{batch.batch}"]):
+        return await _send_batch(case, batch)
+
+
+async def _send_batch(case: Case, batch: BatchRef) -> BatchCounts:
     due = await asyncio.to_thread(case.ledger.due, batch, Stage.NOTIFIED)
     due += await asyncio.to_thread(_half_told, case, batch)
     manual = await asyncio.to_thread(
@@ -87,7 +94,7 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
         if account.batch == batch.batch
     }
     moot = [
-        Outcome(act, Verdict.ALREADY, "enrolled meanwhile")
+        Outcome(act, Verdict.ALREADY, ENROLLED_MEANWHILE)
         for act in open_acts
         if act.subject in members and members[act.subject].stage is not Stage.NOTIFIED
     ]
@@ -98,7 +105,8 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
 async def notify_accounts(
     case: Case, linked: Sequence[Account], manual: Sequence[Account]
 ) -> BatchCounts:
-    """Sends links to `linked` (their enrollments are open) and plain notices to `manual`.
+    """Sends links to `linked` (their enrollments are open) and plain notices to `manual`; under a
+    claim on their batches.
 
     A few people at a time, each over all of their channels: the brake stops between two groups, so
     that nobody has been half told.
@@ -331,6 +339,7 @@ class _Post:
         case = self._case
         text = notify.email_text(locale, kind, case.policy, case.incident_id)
         acts = [by_id[copy.notice_id].act for copy in copies]
+        held().sure()
         try:
             receipt = await case.email.send(text, copies, category=f"recovery-{kind}")
         except Refused as error:
@@ -392,6 +401,7 @@ class _Post:
         system: str,
     ) -> list[Outcome]:
         async def guarded(letter: _Letter) -> Outcome:
+            held().sure()
             try:
                 return await send(letter)
             except NotFound:
@@ -407,37 +417,55 @@ class _Post:
     # Asking the provider about what was begun and never settled.
 
     async def _reconcile(self, letters: Sequence[_Letter]) -> tuple[list[Outcome], list[_Letter]]:
-        """(what the provider has, what may be sent now). What it may not list yet stays UNKNOWN."""
+        """(what the provider has, what may be sent now). What it may not list yet is waited for
+        and asked about again: sending it now might tell somebody twice."""
         began = {
             record.act: record.intended_at
             for record in await asyncio.to_thread(
                 self._case.ledger.unsettled, self._case.incident_id
             )
         }
-        emails = [w.notice.notice_id for w in letters if w.notice.channel is Channel.EMAIL]
-        mailed = await self._case.email.found(emails) if emails else {}
+        # A banner's idempotency key makes repeating it harmless.
+        again = [w for w in letters if w.notice.channel is Channel.IN_APP]
+        asked = [w for w in letters if w.notice.channel is not Channel.IN_APP]
         found: list[Outcome] = []
-        again: list[_Letter] = []
-        for letter in letters:
-            receipt: str | None = None
-            match letter.notice.channel:
-                case Channel.EMAIL:
-                    receipt = mailed.get(letter.notice.notice_id)
-                case Channel.SMS:
-                    since = began[letter.act] - PROVIDER_LAG
-                    receipt = await self._texted(letter, since)
-                case Channel.IN_APP:
-                    # The banner's idempotency key makes repeating it harmless.
-                    again.append(letter)
-                    continue
-            if receipt is not None:
-                found.append(Outcome(letter.act, Verdict.DONE, "found at the provider", receipt))
-            elif self._case.ledger.now() - began[letter.act] > PROVIDER_LAG:
-                again.append(letter)
-            else:
-                found.append(Outcome(letter.act, Verdict.UNKNOWN, "not listed yet"))
-        await self._settle(found)
+        while asked:
+            ripe = {w.act for w in asked if self._must_be_listed(began[w.act])}
+            receipts = await self._receipts(asked, began)
+            known = [
+                Outcome(act, Verdict.DONE, "found at the provider", receipt)
+                for act, receipt in receipts.items()
+            ]
+            await self._settle(known)
+            found += known
+            again += [w for w in asked if w.act in ripe and w.act not in receipts]
+            asked = [w for w in asked if w.act not in ripe and w.act not in receipts]
+            if asked:
+                held().sure()
+                wait = min(ASK_AGAIN, self._case.policy.crash.provider_lag)
+                await asyncio.sleep(wait.total_seconds())
         return found, again
+
+    def _must_be_listed(self, began: datetime) -> bool:
+        """True where the provider would list by now whatever it was given: by us, or by a run that
+        lost this work and may have been in the middle of handing it over."""
+        lag = self._case.policy.crash.provider_lag
+        return self._case.ledger.now() - began > lag and held().settled_down(lag)
+
+    async def _receipts(
+        self, letters: Sequence[_Letter], began: Mapping[Act, datetime]
+    ) -> dict[Act, str]:
+        """What the providers have of these, with their receipts."""
+        emails = {w.notice.notice_id: w.act for w in letters if w.notice.channel is Channel.EMAIL}
+        mailed = await self._case.email.found(list(emails)) if emails else {}
+        receipts = {emails[notice_id]: receipt for notice_id, receipt in mailed.items()}
+        for letter in letters:
+            if letter.notice.channel is Channel.SMS:
+                since = began[letter.act] - self._case.policy.crash.provider_lag
+                receipt = await self._texted(letter, since)
+                if receipt is not None:
+                    receipts[letter.act] = receipt
+        return receipts
 
     async def _texted(self, letter: _Letter, since: datetime) -> str | None:
         """The provider's id of this very text to this phone, or None."""

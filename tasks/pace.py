@@ -11,9 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import rate_limit
 from prefect.exceptions import ObjectNotFound
 
-from recovery.errors import Misconfigured
+from recovery.errors import Misconfigured, Unreachable
 from recovery.policy import Quota
 from tasks.breaker import Holding
+from tasks.prefect_api import patiently
 
 SET_UP = "Create the limits with `python -m flows.setup --runbook` and the runbook's name"
 LEASE_TIMEOUT = 120.0
@@ -65,10 +66,16 @@ class QuotaPace:
             self._breaker.seen(answered)
 
     async def _acquire(self) -> None:
-        try:
+        async def lease() -> None:
+            # Leased twice where the answer was lost: a slower second, never a faster one.
             await rate_limit(
                 self._limit, occupy=self._lease, strict=True, timeout_seconds=LEASE_TIMEOUT
             )
+
+        try:
+            await patiently(lease)
+        except Unreachable:
+            raise
         except Exception as error:
             raise Misconfigured(
                 "Lease a part of the quota",

@@ -17,6 +17,7 @@ from recovery.incident import ClientRecord
 from recovery.rotate import Evidence, Move, Observed, Proof, Step, StepKind
 from tasks.acts import UNFINISHED
 from tasks.case import Case
+from tasks.claims import claimed, held
 from tasks.retries import RETRIES
 
 OUTCOME_STEP = "rotate.outcome"
@@ -93,7 +94,8 @@ async def take_inventory(case: Case) -> list[list[str]]:
 async def renew_secret(case: Case, client_id: str) -> Rotated:
     """Create, deploy, test. Ends with the new secret in force and the old one still valid; with
     the old one in force where anything went wrong."""
-    return await _Rotation(case, client_id).run(stop_before=StepKind.RETIRE)
+    async with claimed(case, [f"client.{client_id}"]):
+        return await _Rotation(case, client_id).run(stop_before=StepKind.RETIRE)
 
 
 @task(
@@ -104,7 +106,8 @@ async def renew_secret(case: Case, client_id: str) -> Rotated:
 )
 async def retire_secret(case: Case, client_id: str) -> Rotated:
     """Tests once more, watches the old secret for the soak time, then takes it away."""
-    return await _Rotation(case, client_id).run(stop_before=None)
+    async with claimed(case, [f"client.{client_id}"]):
+        return await _Rotation(case, client_id).run(stop_before=None)
 
 
 async def retiring_secrets(case: Case) -> list[tuple[ClientRecord, str]]:
@@ -178,6 +181,7 @@ class _Rotation:
     async def _do(self, step: Step, observed: Observed, client: AppClient) -> None:
         """One move, with its intent before and its outcome after. A failed deployment or test
         becomes evidence, by which the next look rolls back."""
+        held().sure()
         act = await self._intend(f"{rotate.STEP}.{step.kind}.{step.move}")
         try:
             receipt = await self._move(step, observed, client)
@@ -296,10 +300,25 @@ class _Rotation:
         return current
 
     async def _conclude(self, step: Step) -> Rotated:
+        if step.kind is not StepKind.ASK:
+            await self._settle_interrupted()
         if step.kind is StepKind.ASK:
             await self._settle(await self._intend(OUTCOME_STEP), Verdict.REFUSED, step.reason)
         get_run_logger().info("%s: %s, %s", self._client_id, step.kind, step.reason)
         return Rotated(self._client_id, step.kind, step.reason)
+
+    async def _settle_interrupted(self) -> None:
+        """What an earlier run began and never settled had happened, or it would have been begun
+        again: the way to here was found by looking at what there is."""
+        mine = [
+            Outcome(record.act, Verdict.ALREADY, "interrupted, then found by looking")
+            for record in await asyncio.to_thread(
+                self._case.ledger.unsettled, self._case.incident_id
+            )
+            if record.act.subject == self._client_id
+            and record.act.step.startswith(f"{rotate.STEP}.")
+        ]
+        await asyncio.to_thread(self._case.ledger.settle, self._case.incident_id, mine)
 
 
 def trouble(client_id: str, error: RecoveryError) -> Rotated:

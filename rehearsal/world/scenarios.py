@@ -16,6 +16,7 @@ class Scenario:
     sms_per_second: float = 200.0
     attacker_rate: float = 80.0
     traffic_scale: float = 1.0
+    clients: int = 14
 
 
 SCENARIOS = {
@@ -29,6 +30,14 @@ SCENARIOS = {
             platform_per_second=50.0,
             platform_concurrent=8,
             sms_per_second=25.0,
+        ),
+        Scenario(
+            "kills",
+            "a small case for the kill harness",
+            runbook="rehearsal-kills",
+            attacker_rate=10.0,
+            traffic_scale=0.2,
+            clients=4,
         ),
         Scenario("busy-siem", "the same, with twice the ordinary traffic", traffic_scale=2.0),
     )

@@ -37,11 +37,14 @@ from rehearsal.world.serving import Loopback
 from rehearsal.world.siem_app import Credential as SiemCredential
 from rehearsal.world.siem_app import SiemApp
 from rehearsal.world.traffic import Traffic, generate
+from rehearsal.world.turnstile import Turnstiles
 from rehearsal.world.twilio_app import TwilioApp
 
 BURST_AGO = timedelta(minutes=12)
 LATE_BY = (timedelta(seconds=25), timedelta(seconds=60))
 """Late enough to be missed by the first look at the SIEM, early enough for the second."""
+COUNTED = r"^(platform \w+ /admin/|siem |sendgrid |twilio |jenkins )"
+"""What the recovery asks of the world; not what people, apps and the attacker do."""
 SENDER = "security@accounts.example.com"
 MESSAGING_SERVICE = "MG" + "5" * 32
 SERVICE_NUMBER = "+15005550006"
@@ -85,7 +88,10 @@ class World:
         self.scenario = scenario
         self.bao = bao
         self.population: Population = populate(
-            seed, accounts=accounts, burst_at=self.started_at - BURST_AGO
+            seed,
+            accounts=accounts,
+            clients=scenario.clients,
+            burst_at=self.started_at - BURST_AGO,
         )
         self.traffic: Traffic = self._make_traffic(random.Random(seed + 1))
         self._keys = {
@@ -129,6 +135,7 @@ class World:
             per_second=scenario.sms_per_second,
         )
         self.jenkins = JenkinsState(user=JENKINS_USER, api_token=self._keys["jenkins"])
+        self.turnstiles = Turnstiles(COUNTED)
         self.vault = VaultContents(bao)
         self.fleet: ConsumerFleet
         self.attacker: Attacker
@@ -156,14 +163,15 @@ class World:
         """Vault is filled, the servers answer, the apps serve, the attacker is at work."""
         enter = self._stack.enter_async_context
         await asyncio.to_thread(self._fill_vault, approvers)
-        platform = await enter(Loopback(platform_app(self.platform)))
+        behind = self.turnstiles.before
+        platform = await enter(Loopback(behind("platform", platform_app(self.platform))))
         await asyncio.to_thread(
             self.vault.lease_platform, platform.url, BROKER_USER, self._keys["broker"]
         )
-        siem = await enter(Loopback(self.siem))
-        sendgrid = await enter(Loopback(self.sendgrid))
-        twilio = await enter(Loopback(self.twilio))
-        jenkins = await enter(Loopback(jenkins_app(self.jenkins)))
+        siem = await enter(Loopback(behind("siem", self.siem)))
+        sendgrid = await enter(Loopback(behind("sendgrid", self.sendgrid)))
+        twilio = await enter(Loopback(behind("twilio", self.twilio)))
+        jenkins = await enter(Loopback(behind("jenkins", jenkins_app(self.jenkins))))
         for closing in (self.jenkins.aclose, self.sendgrid.aclose, self.twilio.aclose):
             self._stack.push_async_callback(closing)
         self.fleet = ConsumerFleet(
