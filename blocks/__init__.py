@@ -1,7 +1,10 @@
 """With what: Prefect blocks that hold an address, its secrets and `get_client()`; nothing else."""
 
 from blocks.email import SendGridEmail
+from blocks.github import GitHubActionsCi
+from blocks.gitlab import GitLabCi
 from blocks.jenkins import JenkinsCi
+from blocks.kubernetes import KubernetesCi
 from blocks.ledger import RecoveryLedger
 from blocks.oauth import OAuthApp
 from blocks.platform import PlatformAdmin
@@ -9,15 +12,20 @@ from blocks.portal import EnrollmentPortal
 from blocks.siem import ElasticsearchSiem
 from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
+from blocks.webhook_ci import WebhookCi
 
 __all__ = [
     "ElasticsearchSiem",
     "EnrollmentPortal",
+    "GitHubActionsCi",
+    "GitLabCi",
     "JenkinsCi",
+    "KubernetesCi",
     "OAuthApp",
     "PlatformAdmin",
     "RecoveryLedger",
     "SendGridEmail",
     "TwilioSms",
     "VaultSecrets",
+    "WebhookCi",
 ]

@@ -18,8 +18,8 @@ from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
 
 if TYPE_CHECKING:
+    from clients.ci import Build
     from clients.http import Pace
-    from clients.jenkins import JenkinsClient
     from clients.platform import PlatformClient
     from clients.vault import VaultClient
 
@@ -94,6 +94,22 @@ class SmsClient(Closing, Protocol):
     async def sent_since(self, to: str, since: datetime) -> list[tuple[str, str]]: ...
 
 
+class CiClient(Closing, Protocol):
+    """Starts a job once under `run_id`, which finds the run again after a lost answer or a crash,
+    and follows it to its end. Refused with the log's link where it is red or was cancelled; Unknown
+    with the link, and whether it still runs, where `timeout` passed."""
+
+    async def run(
+        self,
+        job: str,
+        parameters: Mapping[str, str],
+        *,
+        run_id: str = "",
+        poll: timedelta | None = None,
+        timeout: timedelta | None = None,
+    ) -> Build: ...
+
+
 class SiemBlock(Block, ABC):
     """Where password resets are logged."""
 
@@ -124,7 +140,7 @@ class CiBlock(Block, ABC):
     """What restarts the consumers of a client secret."""
 
     @abstractmethod
-    def get_client(self, pace: Pace | None = None) -> JenkinsClient:
+    def get_client(self, pace: Pace | None = None) -> CiClient:
         """`pace` is awaited before every request."""
 
 
