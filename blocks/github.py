@@ -56,6 +56,13 @@ async with github.get_client() as client:
         default="main",
         description="Branch or tag whose workflow file is run, unless a job names one.",
     )
+    names_runs: bool = Field(
+        default=True,
+        description=(
+            "The server names the run that a dispatch started; off for GitHub Enterprise Server of "
+            "before 2026, which refuses to be asked."
+        ),
+    )
     token: SecretStr | None = Field(
         default=None,
         description="Fine-grained personal access token: Actions read and write on the repository.",
@@ -91,7 +98,9 @@ async with github.get_client() as client:
             pace=pace,
             allow_cleartext=self.allow_cleartext,
         )
-        return GitHubActionsClient(wire, self._login(), self.repository, ref=self.ref)
+        return GitHubActionsClient(
+            wire, self._login(), self.repository, ref=self.ref, names_runs=self.names_runs
+        )
 
     def _login(self) -> GitHubLogin:
         if self.token is not None:

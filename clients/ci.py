@@ -167,6 +167,7 @@ class CiRuns(OnWire, ABC):
         self._appears_within = appears_within.total_seconds()
         self._sleep = sleep
         self._monotonic = monotonic
+        self._begun: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._wire!r})"
@@ -205,6 +206,7 @@ class CiRuns(OnWire, ABC):
         run_id = run_id or new_run_id()
         if not ref:
             ref = await self._started(job, parameters, run_id, watch)
+        self._begun[run_id] = ref
         return await self._followed(job, ref, run_id, watch)
 
     @abstractmethod
@@ -221,6 +223,8 @@ class CiRuns(OnWire, ABC):
         """One look at the run."""
 
     async def _known_before(self, job: str, run_id: str, watch: _Watch) -> str:
+        if run_id in self._begun:
+            return self._begun[run_id]  # the CI's lists may lag behind
         while True:
             try:
                 return (await self._find(job, run_id)).ref

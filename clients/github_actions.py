@@ -81,7 +81,8 @@ class _Jobs(BaseModel):
 
 class GitHubActionsClient(CiRuns):
     """Of one repository, "owner/name". `job` is a workflow's file name, with `@branch` where it is
-    not the client's `ref`. The wire carries no credential of its own: `login` gives it."""
+    not the client's `ref`. The wire carries no credential of its own: `login` gives it. Without
+    `names_runs` a dispatch is not asked for its run (GitHub Enterprise Server of before 2026)."""
 
     system: ClassVar[str] = "GitHub"
 
@@ -92,6 +93,7 @@ class GitHubActionsClient(CiRuns):
         repository: str,
         *,
         ref: str = "main",
+        names_runs: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         appears_within: timedelta = timedelta(seconds=60),
         **more: Any,
@@ -101,7 +103,7 @@ class GitHubActionsClient(CiRuns):
         self._path = f"/repos/{_checked(repository)}/actions"
         self._ref = ref
         self._clock = clock
-        self._asks_for_details = True
+        self._asks_for_details = names_runs
 
     async def _find(self, job: str, run_id: str) -> Search:
         workflow, _ = self._split(job)

@@ -146,7 +146,8 @@ class JenkinsClient(CiRuns):
         if state.result == "SUCCESS":
             return Look(State.GREEN, number, url, state.result)
         code = "cancelled" if state.result == "ABORTED" else ""
-        return Look(State.RED, number, url, state.result, code=code)
+        advice = f"Read the console of {url} and mend the cause."
+        return Look(State.RED, number, url, state.result, code=code, advice=advice)
 
     async def _in_queue(self, job: str, item: str, run_id: str) -> Look:
         """The build that the queue item became, or that it still waits."""

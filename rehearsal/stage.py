@@ -28,6 +28,7 @@ from rehearsal.world.people import People
 from rehearsal.world.people_strangers import MailScanner, Phisher
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.world import (
+    GITHUB_REPOSITORY,
     JENKINS_USER,
     MESSAGING_SERVICE,
     SENDER,
@@ -219,6 +220,18 @@ class Stage:
                 address=access.jenkins,
                 user=JENKINS_USER,
                 api_token=access.jenkins_token,
+            ),
+            _document(
+                "GitHubActionsCi",
+                address=access.github,
+                repository=GITHUB_REPOSITORY,
+                token=access.github_token,
+            ),
+            _document(
+                "KubernetesCi",
+                address=access.kubernetes,
+                token=access.kubernetes_token,
+                ca_file=None,
             ),
             _document(
                 "SendGridEmail",

@@ -22,6 +22,7 @@ from clients.http import Wire
 from ledger import Ledger
 from recovery.errors import Misconfigured, NotFound
 from recovery.policy import RecoveryPolicy, load_policy
+from tasks.ci import CiByName
 from tasks.pace import QuotaPace, check_limit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,7 +115,7 @@ class Systems:
         siem = await _load(names.siem, SiemBlock)
         oauth = await _load(names.oauth, OAuthApp)
         secrets = await _load(names.secrets, SecretsBlock)
-        ci = await _load(names.ci, CiBlock)
+        cis = {n: await _load(block, CiBlock) for n, block in names.ci_by_name.items()}
         email = await _load(names.email, EmailBlock)
         sms = await _load(names.sms, SmsBlock)
         for system in type(quotas).model_fields:
@@ -127,7 +128,8 @@ class Systems:
         )
         self.oauth = await enter(oauth.get_client())
         self.secrets = await enter(secrets.get_client())
-        self.ci = await enter(ci.get_client(QuotaPace("ci", quotas.ci)))
+        pace = QuotaPace("ci", quotas.ci)
+        self.ci = CiByName({n: await enter(ci.get_client(pace)) for n, ci in cis.items()})
         self.email = await enter(email.get_client(QuotaPace("email", quotas.email)))
         self.sms = await enter(sms.get_client(QuotaPace("sms", quotas.sms)))
         self.consumers = await enter(Wire("the consumers", None))

@@ -78,7 +78,7 @@ class JenkinsState:
     ) -> None:
         self.faults = Faults()
         self._user = user
-        self._api_token = api_token
+        self._tokens = {api_token: True}
         self._quiet_seconds = quiet_period.total_seconds()
         self._executors = asyncio.Semaphore(executors)
         self._jobs: dict[str, Job] = {}
@@ -125,10 +125,24 @@ class JenkinsState:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def add_reader(self, api_token: str) -> None:
+        """A token whose user may look at jobs and not build them."""
+        self._tokens[api_token] = False
+
     def lets_in(self, header: str) -> bool:
-        expected = base64.b64encode(f"{self._user}:{self._api_token}".encode()).decode()
+        return self._known(header) is not None
+
+    def lets_build(self, header: str) -> bool:
+        token = self._known(header)
+        return token is not None and self._tokens[token]
+
+    def _known(self, header: str) -> str | None:
         scheme, _, given = header.partition(" ")
-        return scheme.lower() == "basic" and hmac.compare_digest(given.strip(), expected)
+        for token in self._tokens:
+            expected = base64.b64encode(f"{self._user}:{token}".encode()).decode()
+            if scheme.lower() == "basic" and hmac.compare_digest(given.strip(), expected):
+                return token
+        return None
 
     def enqueue(self, name: str, given: Mapping[str, str]) -> int | None:
         """The queue item's number; that of an equal item which still waits, if there is one, as
@@ -227,6 +241,9 @@ class _Api:
     async def trigger(self, request: Request) -> Response:
         if (refused := self._refused(request)) is not None:
             return refused
+        if not self._state.lets_build(request.headers.get("authorization", "")):
+            page = f"<html>{request.path_params['job']}: missing the Job/Build permission</html>"
+            return HTMLResponse(page, 403)
         async with request.form() as form:
             given = {name: value for name, value in form.items() if isinstance(value, str)}
         number = self._state.enqueue(request.path_params["job"], given)

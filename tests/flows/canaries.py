@@ -61,6 +61,8 @@ def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
         "sendgrid_key",
         "twilio_token",
         "jenkins_token",
+        "github_token",
+        "kubernetes_token",
         "introspector_secret",
     ):
         known.add(name, getattr(access, name))
