@@ -67,6 +67,7 @@ def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
     ):
         known.add(name, getattr(access, name))
     known.add("Vault's root token", stage.bao.root_token)
+    known.add("the Prefect password", stage.prefect.auth.partition(":")[2])
     known.add("the ledger's key", stage.ledger_key)
     known.add("the code key", stage.code_key)
     key = rehearsed.world.vault.read("recovery/enrollment-signing-key")
