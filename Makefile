@@ -50,9 +50,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(INSTALLED)
 
-lock:  ## Resolve pyproject.toml into requirements.lock (needs uv).
+lock:  ## Resolve pyproject.toml into requirements.lock and the image's subset of it (needs uv).
 	uv pip compile pyproject.toml --extra rehearsal --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras -q -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 -c requirements.lock \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras -q -o deploy/requirements.lock
 
 clean:  ## Remove what was built and the rehearsal's leftovers.
 	rm -rf $(VENV) var *.egg-info .mypy_cache .ruff_cache .pytest_cache

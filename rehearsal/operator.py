@@ -15,6 +15,8 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 POLL_SECONDS = 0.4
 BUSY_TRIES = 10
 ANSWER_SECONDS = 30.0
+FORM_SECONDS = 30.0
+DESCRIPTION_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +163,25 @@ class Operator:
     async def form(self, run: RunState) -> ResumeForm:
         """The Resume form of a suspended run."""
         base = f"suspended-{run.pause_key}"
-        schema = json.loads(await self._input(run.run_id, f"{base}-schema"))
+        schema = json.loads(await self._input(run.run_id, f"{base}-schema", FORM_SECONDS))
         try:
-            description = json.loads(await self._input(run.run_id, f"{base}-description"))
+            text = await self._input(run.run_id, f"{base}-description", DESCRIPTION_SECONDS)
+            description = json.loads(text)
         except httpx.HTTPStatusError:
             description = ""
         properties = schema.get("properties", {})
         defaults = {name: p["default"] for name, p in properties.items() if "default" in p}
         return ResumeForm(run.gate, description, defaults)
 
-    async def _input(self, run_id: str, key: str) -> str:
-        answer = await self._http.get(f"/flow_runs/{run_id}/input/{key}")
-        answer.raise_for_status()
-        return answer.text
+    async def _input(self, run_id: str, key: str, patience: float) -> str:
+        """Prefect suspends a run first and writes its form after: for a moment there is none."""
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            answer = await self._http.get(f"/flow_runs/{run_id}/input/{key}")
+            if answer.status_code != 404 or asyncio.get_running_loop().time() > deadline:
+                answer.raise_for_status()
+                return answer.text
+            await asyncio.sleep(POLL_SECONDS)
 
     async def resume(self, run_id: str, values: Mapping[str, Any]) -> str:
         """Sends the form; returns the API's answer: ACCEPT, or REJECT with its reason."""

@@ -4,6 +4,7 @@ Loaded in a flow's first lines from Prefect blocks and passed down; never a flow
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -200,7 +201,9 @@ async def preflight(case: Case) -> None:
 
 
 async def _git_commit() -> str:
-    """The commit the runbook was read at, or `unversioned` outside a checkout."""
+    """The commit the runbook was read at: of the checkout, or as the image was built with it
+    (RECOVERY_COMMIT); `unversioned` where neither tells."""
+    built_from = os.environ.get("RECOVERY_COMMIT", "unversioned")
     try:
         process = await asyncio.create_subprocess_exec(
             "git",
@@ -212,9 +215,9 @@ async def _git_commit() -> str:
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError:
-        return "unversioned"
+        return built_from
     out, _ = await process.communicate()
-    return out.decode().strip() or "unversioned"
+    return out.decode().strip() or built_from
 
 
 __all__ = ["ROOT", "Case", "blocks", "open_case", "preflight"]
