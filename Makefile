@@ -8,6 +8,7 @@ SCENARIO ?= mass-reset
 SEED ?= 1
 ACCOUNTS ?= 338
 UI_PORT ?= 4200
+DATABASE ?= sqlite
 
 .PHONY: help rehearse up down test check format install lock clean
 .DEFAULT_GOAL := help
@@ -15,11 +16,11 @@ UI_PORT ?= 4200
 help:  ## Show the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-rehearse: $(INSTALLED)  ## Run a whole incident end to end in the rehearsal world. SCENARIO= SEED= ACCOUNTS=
-	@$(BIN)/python -m rehearsal run --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS)
+rehearse: $(INSTALLED)  ## Run a whole incident end to end in the rehearsal world. SCENARIO= SEED= ACCOUNTS= DATABASE=
+	@$(BIN)/python -m rehearsal run --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS) --database $(DATABASE)
 
-up: $(INSTALLED)  ## Start the rehearsal world and leave it running for the Prefect UI.
-	@$(BIN)/python -m rehearsal up --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS) --ui-port $(UI_PORT)
+up: $(INSTALLED)  ## Start the rehearsal world and leave it running for the Prefect UI. DATABASE=postgres
+	@$(BIN)/python -m rehearsal up --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS) --ui-port $(UI_PORT) --database $(DATABASE)
 
 down: $(INSTALLED)  ## Stop what `make up` started.
 	@$(BIN)/python -m rehearsal down
@@ -49,9 +50,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(INSTALLED)
 
-lock:  ## Resolve pyproject.toml into requirements.lock (needs uv).
+lock:  ## Resolve pyproject.toml into requirements.lock and the image's subset of it (needs uv).
 	uv pip compile pyproject.toml --extra rehearsal --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras -q -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 -c requirements.lock \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras -q -o deploy/requirements.lock
 
 clean:  ## Remove what was built and the rehearsal's leftovers.
 	rm -rf $(VENV) var *.egg-info .mypy_cache .ruff_cache .pytest_cache

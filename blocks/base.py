@@ -20,9 +20,9 @@ from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
 
 if TYPE_CHECKING:
+    from clients.ci import Build
     from clients.http import Pace
     from clients.http_bearer import Bearer
-    from clients.jenkins import JenkinsClient
     from clients.leases import LeaseTerms
     from clients.platform import PlatformClient
     from clients.secret_store import SecretStore
@@ -106,6 +106,22 @@ class CheckpointStore(Protocol):
     async def kept(self) -> Kept: ...
 
 
+class CiClient(Closing, Protocol):
+    """Starts a job once under `run_id`, which finds the run again after a lost answer or a crash,
+    and follows it to its end. Refused with the log's link where it is red or was cancelled; Unknown
+    with the link, and whether it still runs, where `timeout` passed."""
+
+    async def run(
+        self,
+        job: str,
+        parameters: Mapping[str, str],
+        *,
+        run_id: str = "",
+        poll: timedelta | None = None,
+        timeout: timedelta | None = None,
+    ) -> Build: ...
+
+
 class SiemBlock(Block, ABC):
     """Where password resets are logged."""
 
@@ -157,7 +173,7 @@ class CiBlock(Block, ABC):
     """What restarts the consumers of a client secret."""
 
     @abstractmethod
-    def get_client(self, pace: Pace | None = None) -> JenkinsClient:
+    def get_client(self, pace: Pace | None = None) -> CiClient:
         """`pace` is awaited before every request."""
 
 

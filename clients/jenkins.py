@@ -1,37 +1,27 @@
 """Jenkins: start a parameterized job, follow it through the queue to its end.
 
 Remote API of Jenkins core ("Submitting jobs", "Queue", "JSON API"); with an API token no crumb is
-needed. A started build goes on without us: while following it, a broken answer is no failure.
+needed. Our id is a parameter of the job: Jenkins drops it where the job does not declare it
+(SECURITY-170), and then a start whose answer was lost can't be looked for.
 """
 
-import asyncio
 import re
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from typing import ClassVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from clients.http import OnWire, Wire, segment
-from recovery.errors import Incomplete, NotFound, RateLimited, Refused, Unknown, Unreachable
+from clients.ci import FOLLOW, RUN_PARAMETER, START, Build, CiRuns, Look, Search, State
+from clients.http import segment
+from recovery.errors import NotFound, Unknown
+
+__all__ = ["Build", "JenkinsClient"]
 
 _QUEUE_ITEM = re.compile(r"/queue/item/([0-9]{1,18})/?$")
-_PASSING = (Unreachable, RateLimited, Unknown, Incomplete)
-_START = "Start a CI job"
-_FOLLOW = "Follow a CI job"
-
-Sleep = Callable[[float], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A finished build. `url` is for people; it holds nothing secret."""
-
-    number: int
-    result: str
-    url: str
+_IN_QUEUE = "queue/"
+_PARAMETERS = "actions[parameters[name,value]]"
+_BUILDS_LOOKED_AT = 200
 
 
 class _Executable(BaseModel):
@@ -48,90 +38,83 @@ class _BuildState(BaseModel):
     result: str | None = None
 
 
-class _Watch:
-    """Waits between two looks, until the time for the whole job is over."""
-
-    def __init__(
-        self,
-        sleep: Sleep,
-        monotonic: Callable[[], float],
-        poll: timedelta,
-        timeout: timedelta,
-    ) -> None:
-        self._sleep = sleep
-        self._monotonic = monotonic
-        self._poll_seconds = max(0.01, poll.total_seconds())
-        self._timeout = timeout
-        self._ends_at = monotonic() + timeout.total_seconds()
-
-    async def pause(self, job: str, so_far: str) -> None:
-        left = self._ends_at - self._monotonic()
-        if left <= 0:
-            raise Unknown(
-                _FOLLOW,
-                subject=job,
-                expected=f"an end within {self._timeout.total_seconds():g} s",
-                got=so_far,
-                advice="Look at it in Jenkins before starting it again.",
-            )
-        await self._sleep(min(self._poll_seconds, left))
+class _Parameter(BaseModel):
+    name: str
+    # A job may have parameters that are no texts: files, booleans, runs.
+    value: object = None
 
 
-class JenkinsClient(OnWire):
-    """Over a wire with Basic auth (user, API token). `monotonic` and `sleep` are for tests."""
+class _Action(BaseModel):
+    parameters: list[_Parameter] = []
 
-    def __init__(
-        self,
-        wire: Wire,
-        *,
-        poll: timedelta = timedelta(seconds=5),
-        timeout: timedelta = timedelta(minutes=15),
-        sleep: Sleep = asyncio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._wire = wire
-        self._poll = poll
-        self._timeout = timeout
-        self._sleep = sleep
-        self._monotonic = monotonic
 
-    async def run(
-        self,
-        job: str,
-        parameters: Mapping[str, str],
-        *,
-        poll: timedelta | None = None,
-        timeout: timedelta | None = None,
-    ) -> Build:
-        """Starts the job and returns when it has succeeded.
+class _Marked(BaseModel):
+    actions: list[_Action | None] = []
 
-        Refused where it ended otherwise or was cancelled; Unknown where the answer to the start
-        was lost or `timeout` passed: it may still be running. `job` may be in folders ("a/b").
-        """
-        watch = _Watch(self._sleep, self._monotonic, poll or self._poll, timeout or self._timeout)
-        path = "".join(f"/job/{segment(part)}" for part in job.split("/"))
-        item = await self._start(path, job, parameters)
-        number = await self._left_queue(item, job, watch)
-        url = f"{self._wire.base_url}{path}/{number}/"
-        result = await self._finished(f"{path}/{number}/api/json", job, url, watch)
-        if result != "SUCCESS":
-            raise Refused(
-                "Run a CI job",
-                code=f"build_{result.lower()}",
-                subject=f"{job} #{number}",
-                expected="SUCCESS",
-                got=result,
-                advice=f"Read the console of {url} and mend the cause.",
-            )
-        return Build(number, result, url)
+    def bears(self, run_id: str) -> bool:
+        given = [p for a in self.actions if a for p in a.parameters]
+        return any(p.name == RUN_PARAMETER and p.value == run_id for p in given)
 
-    async def _start(self, path: str, job: str, parameters: Mapping[str, str]) -> int:
+
+class _Waiting(_Marked):
+    id: int
+
+
+class _Queue(BaseModel):
+    items: list[_Waiting]
+
+
+class _Numbered(_Marked):
+    number: int
+
+
+class _Definition(BaseModel):
+    name: str
+
+
+class _Property(BaseModel):
+    definitions: list[_Definition] = Field(default=[], alias="parameterDefinitions")
+
+
+class _Job(BaseModel):
+    properties: list[_Property | None] = Field(default=[], alias="property")
+    builds: list[_Numbered] = []
+
+    @property
+    def takes_our_id(self) -> bool:
+        return any(d.name == RUN_PARAMETER for p in self.properties if p for d in p.definitions)
+
+
+class JenkinsClient(CiRuns):
+    """Over a wire with Basic auth (user, API token). `job` may be in folders ("a/b")."""
+
+    system: ClassVar[str] = "Jenkins"
+
+    async def _find(self, job: str, run_id: str) -> Search:
+        # The queue first: an item leaves it for the builds, never the other way.
+        queue = self._wire.read(
+            await self._get("/queue/api/json", job, tree=f"items[id,{_PARAMETERS}]"), _Queue
+        )
+        for item in queue.items:
+            if item.bears(run_id):
+                return Search(f"{_IN_QUEUE}{item.id}")
+        shape = (
+            "property[parameterDefinitions[name]],"
+            f"builds[number,{_PARAMETERS}]{{0,{_BUILDS_LOOKED_AT}}}"
+        )
+        found = self._wire.read(await self._get(f"{_path(job)}/api/json", job, tree=shape), _Job)
+        for build in found.builds:
+            if build.bears(run_id):
+                return Search(str(build.number))
+        return Search(conclusive=found.takes_our_id, findable=found.takes_our_id)
+
+    async def _start(self, job: str, parameters: Mapping[str, str], run_id: str) -> str:
         response = await self._wire.request(
             "POST",
-            f"{path}/buildWithParameters",
-            attempted=_START,
+            f"{_path(job)}/buildWithParameters",
+            attempted=START,
             subject=job,
-            form=parameters,
+            form={**parameters, RUN_PARAMETER: run_id},
             ok=(201,),
             repeatable=False,
         )
@@ -139,55 +122,67 @@ class JenkinsClient(OnWire):
         found = _QUEUE_ITEM.search(response.headers.get("location", ""))
         if found is None:
             raise Unknown(
-                _START,
+                START,
                 subject=job,
                 expected="the address of a queue item",
                 got="none",
                 advice="Look into Jenkins whether the job runs.",
             )
-        return int(found[1])
+        return f"{_IN_QUEUE}{found[1]}"
 
-    async def _left_queue(self, item: int, job: str, watch: _Watch) -> int:
-        """The number of the build that the queue item became."""
-        while True:
-            try:
-                response = await self._get(f"/queue/item/{item}/api/json", job)
-                state = self._wire.read(response, _QueueItem)
-            except NotFound:
-                raise Unknown(
-                    _FOLLOW,
-                    subject=job,
-                    got=f"queue item {item} is gone",
-                    advice="Look into Jenkins whether the job ran.",
-                ) from None
-            except _PASSING:
-                state = _QueueItem()
-            if state.cancelled:
-                raise Refused(
-                    _FOLLOW,
-                    code="cancelled",
-                    subject=job,
-                    expected="a build",
-                    got="a cancelled queue item",
-                    advice="Somebody cancelled it in Jenkins: ask why, then resume.",
-                )
-            if state.executable is not None:
-                return state.executable.number
-            await watch.pause(job, f"still in the queue (item {item})")
-
-    async def _finished(self, path: str, job: str, url: str, watch: _Watch) -> str:
-        """The result of the build, once it has one."""
-        while True:
-            try:
-                state = self._wire.read(await self._get(path, job), _BuildState)
+    async def _look(self, job: str, ref: str, run_id: str) -> Look:
+        if ref.startswith(_IN_QUEUE):
+            return await self._in_queue(job, ref.removeprefix(_IN_QUEUE), run_id)
+        url = f"{self._wire.base_url}{_path(job)}/{ref}/"
+        number = int(ref)
+        try:
+            response = await self._get(f"{_path(job)}/{ref}/api/json", job)
+        except NotFound:
             # A build that has just left the queue may not be there yet.
-            except (NotFound, *_PASSING):
-                state = _BuildState(building=True)
-            if not state.building and state.result:
-                return state.result
-            await watch.pause(job, f"still running: {url}")
+            return Look(State.RUNNING, number, url)
+        state = self._wire.read(response, _BuildState)
+        if state.building or not state.result:
+            return Look(State.RUNNING, number, url)
+        if state.result == "SUCCESS":
+            return Look(State.GREEN, number, url, state.result)
+        code = "cancelled" if state.result == "ABORTED" else ""
+        advice = f"Read the console of {url} and mend the cause."
+        return Look(State.RED, number, url, state.result, code=code, advice=advice)
 
-    async def _get(self, path: str, job: str) -> httpx.Response:
+    async def _in_queue(self, job: str, item: str, run_id: str) -> Look:
+        """The build that the queue item became, or that it still waits."""
+        try:
+            response = await self._get(f"/queue/item/{item}/api/json", job)
+        except NotFound:
+            # Jenkins forgets an item five minutes after it became a build.
+            search = await self._find(job, run_id)
+            if search.ref and not search.ref.startswith(_IN_QUEUE):
+                return Look(State.WAITING, moved_to=search.ref)
+            raise
+        state = self._wire.read(response, _QueueItem)
+        if state.cancelled:
+            return Look(
+                State.RED,
+                says="a cancelled queue item",
+                code="cancelled",
+                advice="Somebody cancelled it in Jenkins: ask why, then resume.",
+            )
+        if state.executable is not None:
+            number = state.executable.number
+            url = f"{self._wire.base_url}{_path(job)}/{number}/"
+            return Look(State.RUNNING, number, url, moved_to=str(number))
+        return Look(State.WAITING, says=f"still in the queue (item {item})")
+
+    async def _get(self, path: str, job: str, *, tree: str = "") -> httpx.Response:
         return await self._wire.request(
-            "GET", path, attempted=_FOLLOW, subject=job, repeatable=True
+            "GET",
+            path,
+            attempted=FOLLOW,
+            subject=job,
+            params={"tree": tree} if tree else None,
+            repeatable=True,
         )
+
+
+def _path(job: str) -> str:
+    return "".join(f"/job/{segment(part)}" for part in job.split("/"))

@@ -4,10 +4,15 @@ Playbook "Rotate": a wave at a time, lowest risk first, and what nobody can rest
 person and not touched.
 """
 
+import hashlib
+import re
+from base64 import b32encode
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+DEFAULT_CI = "default"
+CI_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _RISK = {"low": 0, "medium": 1, "high": 2}
 
 
@@ -18,7 +23,8 @@ class Consumer:
     name: str
     health_url: str
     ci_job: str
-    """The CI job that restarts it; empty where nobody told us."""
+    """The CI job that restarts it; empty where nobody told us. `name:job` where the runbook names
+    several CIs and this is not the default one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,32 @@ def untouched_reason(client: AppClient) -> str:
     if client.max_secrets < 2:
         return "the platform allows it one secret: rotating it would stop its consumers"
     if any(not consumer.ci_job for consumer in client.consumers):
-        return "a consumer has no CI job that restarts it"
+        return "a consumer has no CI job that we know and that restarts it"
     if any(not consumer.health_url for consumer in client.consumers):
         return "a consumer has no health address: nobody could see whether it came up"
     return ""
+
+
+def split_ci_job(ci_job: str) -> tuple[str, str]:
+    """The CI's name in the runbook and the job there; a bare job is the default CI's."""
+    name, colon, job = ci_job.partition(":")
+    return (name, job) if colon and CI_NAME.fullmatch(name) else (DEFAULT_CI, ci_job)
+
+
+def with_known_ci(client: AppClient, names: Collection[str]) -> AppClient:
+    """The client without the CI jobs of CIs that the runbook does not name: they are as good as
+    none, and it is better to hear of that before a secret is made than after."""
+    consumers = tuple(
+        c if split_ci_job(c.ci_job)[0] in names else replace(c, ci_job="") for c in client.consumers
+    )
+    return replace(client, consumers=consumers)
+
+
+def restart_id(*parts: str) -> str:
+    """The id of one restart at the CI, from what makes it this one: incident, client, step, its
+    generation, secret, consumer. The same after a crash, another one for the next try."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return f"recovery-{b32encode(digest).decode().lower()[:16]}"
 
 
 def plan_waves(clients: Iterable[AppClient], waves: Sequence[int]) -> list[tuple[AppClient, ...]]:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from recovery.accounts import Channel, PriorityReason
+from recovery.app_clients import CI_NAME, DEFAULT_CI
 from recovery.breaker import BreakerRule
 from recovery.errors import Misconfigured
 
@@ -64,13 +65,33 @@ class Systems(_Section):
     client_secrets: str = Field(
         "", description="Where client secrets live, if not in the store of `secrets`."
     )
-    ci: str = "jenkins-ci/main"
+    ci: str | dict[str, str] = Field(
+        "jenkins-ci/main",
+        description=(
+            "One CI, or several by name: a consumer's ci_job `name:job` goes to that one, a bare "
+            "job to the one under `default`."
+        ),
+    )
     email: str = "recovery-sendgrid/main"
     sms: str = "recovery-twilio/main"
     portal: str = "enrollment-portal/main"
     checkpoints: tuple[str, ...] = Field(
         (), description="Second places for signed checkpoints of the audit log."
     )
+
+    @model_validator(mode="after")
+    def _ci_names(self) -> "Systems":
+        if isinstance(self.ci, dict):
+            if DEFAULT_CI not in self.ci:
+                raise ValueError("`ci` names several and none as `default`")
+            if wrong := [name for name in self.ci if not CI_NAME.fullmatch(name)]:
+                raise ValueError(f"`ci` has a name of other signs than a-z, 0-9, dash: {wrong[0]}")
+        return self
+
+    @property
+    def ci_by_name(self) -> dict[str, str]:
+        """Block documents of the CIs by the name that a `ci_job` gives; one is `default`."""
+        return dict(self.ci) if isinstance(self.ci, dict) else {DEFAULT_CI: self.ci}
 
 
 class DetectPolicy(_Section):

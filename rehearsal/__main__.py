@@ -65,6 +65,7 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("--scenario", choices=sorted(SCENARIOS), default="mass-reset")
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--accounts", type=int, default=338)
+        command.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
         command.add_argument("--ui-port", type=int, default=UI_PORT, help="for up and serve")
     commands.add_parser("down", help="stop what `up` started")
     return parser.parse_args()
@@ -82,6 +83,7 @@ def _whole_life(
         scenario=SCENARIOS[chosen.scenario],
         seed=chosen.seed,
         accounts=chosen.accounts,
+        database=chosen.database,
     )
     try:
         stage.prepare(ui_port=chosen.ui_port if folder is UP_FOLDER else None)
@@ -90,7 +92,7 @@ def _whole_life(
         console.print("Interrupted; everything is stopped.")
         return 130
     except (RuntimeError, TimeoutError) as error:
-        console.print(f"The rehearsal could not go on: {error or type(error).__name__}")
+        console.print(f"The rehearsal could not go on: {str(error) or type(error).__name__}")
         return 1
     finally:
         stage.release()
@@ -135,6 +137,7 @@ def _up(console: Console, chosen: argparse.Namespace) -> int:
                 *("--scenario", chosen.scenario),
                 *("--seed", str(chosen.seed)),
                 *("--accounts", str(chosen.accounts)),
+                *("--database", chosen.database),
                 *("--ui-port", str(chosen.ui_port)),
             ],
             stdin=subprocess.DEVNULL,
@@ -176,7 +179,9 @@ async def _serve(stage: Stage, console: Console) -> int:
 def _explanation(stage: Stage) -> str:
     """What a person needs to play through it in the browser."""
     return f"""
-Prefect UI   {stage.prefect.url}
+Prefect UI   {stage.prefect.url}   asks for what stands in {stage.auth_file}
+             (the prefect command: export PREFECT_API_URL={stage.prefect.api}
+              PREFECT_API_AUTH_STRING="$(cat {stage.auth_file})")
 Portal       {stage.portal_url}
 
 In the UI: Deployments > respond > Run > Custom run, with

@@ -44,7 +44,7 @@ class Drive:
     def __init__(self, rehearsal: Rehearsal, board: Board) -> None:
         self._rehearsal = rehearsal
         self._board = board
-        self._operator = Operator(rehearsal.prefect.api)
+        self._operator = Operator(rehearsal.prefect.api, rehearsal.prefect.auth)
         self._ledger: Ledger = rehearsal.open_ledger()
         self._began = time.monotonic()
         self._peak = 0

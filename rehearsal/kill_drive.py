@@ -74,7 +74,7 @@ class KillDrive:
         self._waiting = list(points)
         self._size = size
         self._say = say
-        self._operator = Operator(stage.prefect.api)
+        self._operator = Operator(stage.prefect.api, stage.prefect.auth)
         self._ledger: Ledger = stage.open_ledger()
         self._kills: list[Struck] = []
         self._run_id = ""

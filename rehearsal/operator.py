@@ -2,10 +2,12 @@
 answer it, watch the run to its end."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -13,6 +15,8 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 POLL_SECONDS = 0.4
 BUSY_TRIES = 10
 ANSWER_SECONDS = 30.0
+FORM_SECONDS = 30.0
+DESCRIPTION_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,53 @@ Approve = Callable[[ResumeForm], Awaitable[Mapping[str, Any]]]
 
 
 class Patient(httpx.AsyncHTTPTransport):
-    """Asks again where the server says 503: its SQLite was locked by another write, nothing was
-    done, and a person would click again. A look that got no answer in time is repeated too."""
+    """What the UI does below its buttons: sends the password, and with each change the token that
+    the server gave this client (CSRF).
+
+    Asks again where the server says 503: its SQLite was locked by another write, nothing was
+    done, and a person would click again. A look that got no answer in time is repeated too.
+    """
+
+    def __init__(self, auth: str) -> None:
+        super().__init__()
+        self._authorization = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        self._client = str(uuid4())
+        self._token = ""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["Authorization"] = self._authorization
+        if request.method == "GET":
+            return await self._patiently(request)
+        if not self._token:
+            await self._fetch_token(request.url)
+        self._sign(request)
+        answer = await self._patiently(request)
+        if answer.status_code == 403 and b"Invalid CSRF token" in await answer.aread():
+            # A token lives for an hour.
+            await answer.aclose()
+            await self._fetch_token(request.url)
+            self._sign(request)
+            return await self._patiently(request)
+        return answer
+
+    def _sign(self, request: httpx.Request) -> None:
+        request.headers["Prefect-Csrf-Client"] = self._client
+        request.headers["Prefect-Csrf-Token"] = self._token
+
+    async def _fetch_token(self, url: httpx.URL) -> None:
+        asked = httpx.Request(
+            "GET",
+            url.copy_with(path="/api/csrf-token", query=f"client={self._client}".encode()),
+            headers={"Authorization": self._authorization},
+            # A request of its own has none of its client's bounds.
+            extensions={"timeout": httpx.Timeout(ANSWER_SECONDS).as_dict()},
+        )
+        answer = await self._patiently(asked)
+        document = json.loads(await answer.aread())
+        await answer.aclose()
+        self._token = document.get("token", "")
+
+    async def _patiently(self, request: httpx.Request) -> httpx.Response:
         for _ in range(BUSY_TRIES):
             try:
                 answer = await super().handle_async_request(request)
@@ -71,8 +118,10 @@ class Patient(httpx.AsyncHTTPTransport):
 class Operator:
     """One browser's worth of REST calls to the Prefect API."""
 
-    def __init__(self, api: str) -> None:
-        self._http = httpx.AsyncClient(base_url=api, timeout=ANSWER_SECONDS, transport=Patient())
+    def __init__(self, api: str, auth: str) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=api, timeout=ANSWER_SECONDS, transport=Patient(auth)
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -114,19 +163,25 @@ class Operator:
     async def form(self, run: RunState) -> ResumeForm:
         """The Resume form of a suspended run."""
         base = f"suspended-{run.pause_key}"
-        schema = json.loads(await self._input(run.run_id, f"{base}-schema"))
+        schema = json.loads(await self._input(run.run_id, f"{base}-schema", FORM_SECONDS))
         try:
-            description = json.loads(await self._input(run.run_id, f"{base}-description"))
+            text = await self._input(run.run_id, f"{base}-description", DESCRIPTION_SECONDS)
+            description = json.loads(text)
         except httpx.HTTPStatusError:
             description = ""
         properties = schema.get("properties", {})
         defaults = {name: p["default"] for name, p in properties.items() if "default" in p}
         return ResumeForm(run.gate, description, defaults)
 
-    async def _input(self, run_id: str, key: str) -> str:
-        answer = await self._http.get(f"/flow_runs/{run_id}/input/{key}")
-        answer.raise_for_status()
-        return answer.text
+    async def _input(self, run_id: str, key: str, patience: float) -> str:
+        """Prefect suspends a run first and writes its form after: for a moment there is none."""
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            answer = await self._http.get(f"/flow_runs/{run_id}/input/{key}")
+            if answer.status_code != 404 or asyncio.get_running_loop().time() > deadline:
+                answer.raise_for_status()
+                return answer.text
+            await asyncio.sleep(POLL_SECONDS)
 
     async def resume(self, run_id: str, values: Mapping[str, Any]) -> str:
         """Sends the form; returns the API's answer: ACCEPT, or REJECT with its reason."""

@@ -1,6 +1,8 @@
-"""A Prefect server on embedded SQLite and one process worker, both on loopback, both ours."""
+"""A Prefect server and one process worker on loopback, both ours: with a password and protection
+against forged requests, as docs/hardening.md asks of production; on SQLite or PostgreSQL."""
 
 import os
+import secrets
 import socket
 import sys
 import time
@@ -13,6 +15,7 @@ from rehearsal.processes import Child, start
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 90.0
 WORK_POOL = "recovery"
+USER = "operator"
 
 
 def free_port() -> int:
@@ -23,10 +26,17 @@ def free_port() -> int:
 
 
 class PrefectServer:
-    """Server and worker with a home of their own; nothing of the user's profile is touched."""
+    """Server and worker with a home of their own; nothing of the user's profile is touched.
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    `auth` is "user:password", new for each server. `database_url` None means SQLite in its home.
+    """
+
+    def __init__(
+        self, folder: Path, *, port: int | None = None, database_url: str | None = None
+    ) -> None:
         self.folder = folder
+        self.auth = f"{USER}:{secrets.token_urlsafe(24)}"
+        self._database_url = database_url
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.url}/api"
@@ -35,20 +45,14 @@ class PrefectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every Prefect process of this rehearsal is started with."""
+        """What every Prefect process of this rehearsal is started with, but the server."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         return inherited | {
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_API_URL": self.api,
+            "PREFECT_API_AUTH_STRING": self.auth,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_API_URL": self.api,
             "PREFECT_LOGGING_LEVEL": "INFO",
-            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-            # Fewer, larger writes: SQLite has one writer.
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "25",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             # Runs are picked up soon after they are asked for.
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_PREFETCH_SECONDS": "2",
@@ -64,6 +68,23 @@ class PrefectServer:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "DO_NOT_TRACK": "1",
+        }
+
+    @property
+    def server_environment(self) -> dict[str, str]:
+        """What the server alone is started with."""
+        database = self._database_url
+        return self.environment | {
+            "PREFECT_SERVER_API_AUTH_STRING": self.auth,
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_UI_API_URL": self.api,
+            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+            # Fewer, larger writes: SQLite has one writer.
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "25",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
         }
 
     def start_server(self) -> None:
@@ -89,7 +110,7 @@ class PrefectServer:
             "prefect server",
             command,
             log=self.folder / "logs" / "prefect-server.log",
-            environment=self.environment,
+            environment=self.server_environment,
             folder=self.folder,
         )
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -61,7 +62,13 @@ class Child:
 
 
 def start(
-    name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path
+    name: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    folder: Path,
+    user: pwd.struct_passwd | None = None,
 ) -> Child:
     """Starts `command` with its output in `log`. Secrets go through the environment, never argv."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +82,9 @@ def start(
             cwd=folder,
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
         )
     return Child(name, process, log)
 

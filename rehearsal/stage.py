@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.fernet import Fernet
 
@@ -22,6 +22,7 @@ from recovery.enroll import Issuer, jwks, new_signing_key
 from recovery.files import write_private
 from recovery.policy import RecoveryPolicy, load_policy
 from rehearsal.operator import Operator
+from rehearsal.postgres import PostgreSQL
 from rehearsal.prefect_server import ROOT, WORK_POOL, PrefectServer, free_port
 from rehearsal.processes import Child, memory_of_groups, start
 from rehearsal.world.openbao import OpenBao
@@ -29,6 +30,7 @@ from rehearsal.world.people import People
 from rehearsal.world.people_strangers import MailScanner, Phisher
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.world import (
+    GITHUB_REPOSITORY,
     JENKINS_USER,
     LATE_BY,
     MESSAGING_SERVICE,
@@ -41,12 +43,21 @@ PORTAL_TIMEOUT = 30.0
 ISSUER = "https://recovery.example.com"
 REQUESTER = "oscar"
 Say = Callable[[str], None]
+Database = Literal["sqlite", "postgres"]
 
 
 class Stage:
     """One rehearsal's processes and files below `folder`. `up`, then `down`, whatever happened."""
 
-    def __init__(self, folder: Path, *, scenario: Scenario, seed: int, accounts: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scenario: Scenario,
+        seed: int,
+        accounts: int,
+        database: Database = "sqlite",
+    ) -> None:
         self.folder = folder
         self.scenario = scenario
         self.seed = seed
@@ -64,7 +75,8 @@ class Stage:
         self._key_set: Mapping[str, Any] = {}
         self.ledger_key = secrets.token_urlsafe(36)
         self.code_key = secrets.token_urlsafe(36)
-        self.ledger_url = f"sqlite:///{folder}/ledger.db"
+        self.ledger_url = self.portal_ledger_url = f"sqlite:///{folder}/ledger.db"
+        self.postgres = PostgreSQL(folder / "postgres") if database == "postgres" else None
         self.clock_file = folder / "clock-offset"
 
     @property
@@ -76,13 +88,25 @@ class Stage:
     def reports(self) -> Path:
         return ROOT / self.policy.report.directory
 
+    @property
+    def auth_file(self) -> Path:
+        """What the UI's login asks for, readable by its owner alone."""
+        return self.folder / "prefect-login"
+
     def prepare(self, *, ui_port: int | None = None) -> None:
         """Empties the folder and starts what takes longest. Blocking; from the main thread."""
         for directory in (self.folder, self.reports):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
         self.clock_file.write_text("0")
-        self.prefect = PrefectServer(self.folder, port=ui_port)
+        prefect_database = None
+        if self.postgres is not None:
+            self.postgres.start()
+            prefect_database = self.postgres.prefect_url
+            self.ledger_url = self.postgres.ledger_url
+            self.portal_ledger_url = self.postgres.portal_ledger_url
+        self.prefect = PrefectServer(self.folder, port=ui_port, database_url=prefect_database)
+        write_private(self.auth_file, f"{self.prefect.auth}\n")
         self.prefect.start_server()
         self.bao.start()
 
@@ -152,6 +176,8 @@ class Stage:
         if hasattr(self, "prefect"):
             self.prefect.stop()
         self.bao.stop()
+        if self.postgres is not None:
+            self.postgres.stop()
 
     def open_ledger(self) -> Ledger:
         """The ledger as an onlooker; close it when done."""
@@ -169,7 +195,7 @@ class Stage:
         documents = json.dumps(self._blocks()).encode()
         setup = [sys.executable, "-m", "rehearsal.setup", "--runbook", self.scenario.runbook]
         deploy = [sys.executable, "-m", "prefect", "deploy", "--all", "--no-prompt"]
-        operator = Operator(self.prefect.api)
+        operator = Operator(self.prefect.api, self.prefect.auth)
         try:
             # The pool first: the deployments are made side by side with all the rest.
             await operator.create_pool(WORK_POOL)
@@ -236,6 +262,18 @@ class Stage:
                 api_token=access.jenkins_token,
             ),
             _document(
+                "GitHubActionsCi",
+                address=access.github,
+                repository=GITHUB_REPOSITORY,
+                token=access.github_token,
+            ),
+            _document(
+                "KubernetesCi",
+                address=access.kubernetes,
+                token=access.kubernetes_token,
+                ca_file=None,
+            ),
+            _document(
                 "SendGridEmail",
                 address=access.sendgrid,
                 api_key=access.sendgrid_key,
@@ -275,7 +313,7 @@ class Stage:
                 # Hundreds of people act within seconds here, one after the other.
                 "answer_floor": "30ms",
             },
-            "ledger": {"url": self.ledger_url, "key": self.ledger_key},
+            "ledger": {"url": self.portal_ledger_url, "key": self.ledger_key},
             "platform": {"base_url": access.platform, "token": access.platform_bind_token},
             "sms": {
                 "base_url": access.twilio,

@@ -4,6 +4,7 @@ Loaded in a flow's first lines from Prefect blocks and passed down; never a flow
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ from recovery.policy import RecoveryPolicy, load_policy
 from recovery.redaction import guard_logs
 from tasks.brake import Brake
 from tasks.breaker import Holding
+from tasks.ci import CiByName
 from tasks.leases import LeaseLog
 from tasks.pace import QuotaPace, check_limit
 from tasks.prefect_api import server_answers
@@ -143,7 +145,7 @@ class Systems:
         siem = await load_block(names.siem, SiemBlock)
         oauth = await load_block(names.oauth, OAuthApp)
         secrets = await load_block(names.secrets, SecretsBlock)
-        ci = await load_block(names.ci, CiBlock)
+        cis = {n: await load_block(block, CiBlock) for n, block in names.ci_by_name.items()}
         email = await load_block(names.email, EmailBlock)
         sms = await load_block(names.sms, SmsBlock)
         self.checkpoints = [
@@ -164,7 +166,8 @@ class Systems:
             siem.get_client(pace("siem"), presets=(detect.preset, *detect.also))
         )
         self.oauth = await enter(oauth.get_client())
-        self.ci = await enter(ci.get_client(pace("ci")))
+        ci_pace = pace("ci")
+        self.ci = CiByName({n: await enter(ci.get_client(ci_pace)) for n, ci in cis.items()})
         self.email = await enter(email.get_client(pace("email")))
         self.sms = await enter(sms.get_client(pace("sms")))
         self.consumers = await enter(Wire("the consumers", None))
@@ -260,7 +263,9 @@ async def preflight(case: Case) -> None:
 
 
 async def _git_commit() -> str:
-    """The commit the runbook was read at, or `unversioned` outside a checkout."""
+    """The commit the runbook was read at: of the checkout, or as the image was built with it
+    (RECOVERY_COMMIT); `unversioned` where neither tells."""
+    built_from = os.environ.get("RECOVERY_COMMIT", "unversioned")
     try:
         process = await asyncio.create_subprocess_exec(
             "git",
@@ -272,9 +277,9 @@ async def _git_commit() -> str:
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError:
-        return "unversioned"
+        return built_from
     out, _ = await process.communicate()
-    return out.decode().strip() or "unversioned"
+    return out.decode().strip() or built_from
 
 
 __all__ = [

@@ -55,7 +55,10 @@ async def take_inventory(case: Case) -> list[list[str]]:
             for app in account.linked_apps
         }
 
-    clients = await case.platform.app_clients(await asyncio.to_thread(linked_apps))
+    clients = [
+        app_clients.with_known_ci(client, case.ci.names)
+        for client in await case.platform.app_clients(await asyncio.to_thread(linked_apps))
+    ]
     waves = app_clients.plan_waves(clients, case.policy.rotate.waves)
     wave_of = {c.client_id: number for number, wave in enumerate(waves) for c in wave}
     records = [
@@ -184,7 +187,7 @@ class _Rotation:
         held().sure()
         act = await self._intend(f"{rotate.STEP}.{step.kind}.{step.move}")
         try:
-            receipt = await self._move(step, observed, client)
+            receipt = await self._move(step, observed, client, act)
         except UNFINISHED as error:
             # Looking again tells what happened; nothing is done twice.
             await self._settle(act, Verdict.UNKNOWN, type(error).__name__)
@@ -222,7 +225,7 @@ class _Rotation:
         outcome = Outcome(act, verdict, detail, receipt)
         await asyncio.to_thread(self._case.ledger.settle, self._case.incident_id, [outcome])
 
-    async def _move(self, step: Step, observed: Observed, client: AppClient) -> str:
+    async def _move(self, step: Step, observed: Observed, client: AppClient, act: Act) -> str:
         """Does it; returns the receipt: a secret's id, a version or a build number."""
         courier, platform = self._case.courier, self._case.platform
         store = self._case.client_secrets
@@ -250,7 +253,7 @@ class _Rotation:
                 await platform.delete_secret(self._client_id, secret_id)
                 return secret_id
             case Move.RESTART:
-                return await self._case.brake.unless(self._restart(step, client))
+                return await self._case.brake.unless(self._restart(step, client, act))
             case Move.PROVE:
                 return await self._prove(observed)
             case Move.NONE:
@@ -258,20 +261,36 @@ class _Rotation:
             case _:
                 assert_never(step.move)
 
-    async def _restart(self, step: Step, client: AppClient) -> str:
+    async def _restart(self, step: Step, client: AppClient, act: Act) -> str:
         """Restarts the step's consumers through CI and waits until each works with the secret."""
         policy = self._case.policy.rotate
         consumers = [c for c in client.consumers if c.name in step.consumers]
         builds = await asyncio.gather(
             *(
                 self._case.ci.run(
-                    c.ci_job, {"CONSUMER": c.name}, poll=policy.ci_poll, timeout=policy.ci_timeout
+                    c.ci_job,
+                    {"CONSUMER": c.name},
+                    run_id=self._restart_id(act, step, c),
+                    poll=policy.ci_poll,
+                    timeout=policy.ci_timeout,
                 )
                 for c in consumers
             )
         )
         await asyncio.gather(*(self._healthy(c, step.secret_id) for c in consumers))
         return ",".join(str(build.number) for build in builds)
+
+    def _restart_id(self, act: Act, step: Step, consumer: Consumer) -> str:
+        """The same for the same act and secret: after a crash the CI's run is found, not started
+        again."""
+        return app_clients.restart_id(
+            self._case.incident_id,
+            self._client_id,
+            act.step,
+            str(act.generation),
+            step.secret_id or "",
+            consumer.name,
+        )
 
     async def _healthy(self, consumer: Consumer, secret_id: str | None) -> None:
         deadline = asyncio.get_running_loop().time() + (

@@ -7,6 +7,7 @@ period, one build per executor.
 import asyncio
 import base64
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,13 +78,16 @@ class JenkinsState:
     ) -> None:
         self.faults = Faults()
         self._user = user
-        self._api_token = api_token
+        self._tokens = {api_token: True}
         self._quiet_seconds = quiet_period.total_seconds()
         self._executors = asyncio.Semaphore(executors)
         self._jobs: dict[str, Job] = {}
         self._items: dict[int, _Item] = {}
         self._builds: dict[tuple[str, int], _Build] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     def __repr__(self) -> str:
         return f"JenkinsState({sorted(self._jobs)})"
@@ -94,6 +98,20 @@ class JenkinsState:
     def builds_of(self, job: str) -> list[dict[str, str]]:
         """The parameters of every build of the job, in the order of their numbers."""
         return [b.parameters for (name, _), b in sorted(self._builds.items()) if name == job]
+
+    def hold(self) -> None:
+        """No executor takes anything from the queue until `release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    def abort_builds(self) -> int:
+        """Somebody stops what runs, by hand; returns how many builds that were."""
+        running = [t for t in self._working if not t.done()]
+        for task in running:
+            task.cancel()
+        return len(running)
 
     def cancel_queue(self) -> int:
         """Somebody empties the queue by hand; returns how many items were in it."""
@@ -107,10 +125,24 @@ class JenkinsState:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def add_reader(self, api_token: str) -> None:
+        """A token whose user may look at jobs and not build them."""
+        self._tokens[api_token] = False
+
     def lets_in(self, header: str) -> bool:
-        expected = base64.b64encode(f"{self._user}:{self._api_token}".encode()).decode()
+        return self._known(header) is not None
+
+    def lets_build(self, header: str) -> bool:
+        token = self._known(header)
+        return token is not None and self._tokens[token]
+
+    def _known(self, header: str) -> str | None:
         scheme, _, given = header.partition(" ")
-        return scheme.lower() == "basic" and hmac.compare_digest(given.strip(), expected)
+        for token in self._tokens:
+            expected = base64.b64encode(f"{self._user}:{token}".encode()).decode()
+            if scheme.lower() == "basic" and hmac.compare_digest(given.strip(), expected):
+                return token
+        return None
 
     def enqueue(self, name: str, given: Mapping[str, str]) -> int | None:
         """The queue item's number; that of an equal item which still waits, if there is one, as
@@ -142,11 +174,31 @@ class JenkinsState:
         async with self._executors:
             if item.cancelled:
                 return
+            await self._open.wait()
+            if item.cancelled:
+                return
             number = 1 + sum(name == item.job.name for name, _ in self._builds)
             build = _Build(item.job, number, item.parameters, time.monotonic())
             self._builds[item.job.name, number] = build
             item.build, item.why = build, None
-            await _work_off(build)
+            working = asyncio.create_task(_work_off(build))
+            self._working.add(working)
+            try:
+                await asyncio.wait({working})
+            finally:
+                working.cancel()
+                self._working.discard(working)
+
+    def job(self, name: str) -> Job | None:
+        return self._jobs.get(name)
+
+    def waiting(self) -> list[_Item]:
+        """The queue, oldest first."""
+        return [i for i in self._items.values() if i.build is None and not i.cancelled]
+
+    def built(self, job: str) -> list[_Build]:
+        """Every build of the job, newest first."""
+        return [b for (name, _), b in sorted(self._builds.items(), reverse=True) if name == job]
 
 
 async def _work_off(build: _Build) -> None:
@@ -172,6 +224,8 @@ def jenkins_app(state: JenkinsState) -> ASGIApp:
         Starlette(
             routes=[
                 Route("/job/{job}/buildWithParameters", api.trigger, methods=["POST"]),
+                Route("/queue/api/json", api.queue),
+                Route("/job/{job}/api/json", api.job),
                 Route("/queue/item/{number:int}/api/json", api.queue_item),
                 Route("/job/{job}/{number:int}/api/json", api.build),
                 Route("/job/{job}/{number:int}/consoleText", api.console),
@@ -187,6 +241,9 @@ class _Api:
     async def trigger(self, request: Request) -> Response:
         if (refused := self._refused(request)) is not None:
             return refused
+        if not self._state.lets_build(request.headers.get("authorization", "")):
+            page = f"<html>{request.path_params['job']}: missing the Job/Build permission</html>"
+            return HTMLResponse(page, 403)
         async with request.form() as form:
             given = {name: value for name, value in form.items() if isinstance(value, str)}
         number = self._state.enqueue(request.path_params["job"], given)
@@ -194,6 +251,36 @@ class _Api:
             return _not_found()
         return Response(
             status_code=201, headers={"Location": f"{_base(request)}queue/item/{number}/"}
+        )
+
+    async def queue(self, request: Request) -> Response:
+        if (refused := self._refused(request)) is not None:
+            return refused
+        items = [
+            {"id": i.id, "why": i.why, "actions": _actions(i.parameters)}
+            for i in self._state.waiting()
+        ]
+        return JSONResponse({"items": items})
+
+    async def job(self, request: Request) -> Response:
+        """As `tree=property[…],builds[…]{0,n}` shows it; without a tree Jenkins gives no actions of
+        the builds."""
+        if (refused := self._refused(request)) is not None:
+            return refused
+        job = self._state.job(request.path_params["job"])
+        if job is None:
+            return _not_found()
+        most = re.search(r"builds\[[^{]*\]\{0,(\d+)\}", request.query_params.get("tree", ""))
+        builds = self._state.built(job.name)[: int(most[1]) if most else 0]
+        definitions = [{"name": name} for name in job.parameters]
+        return JSONResponse(
+            {
+                # Jenkins shows properties without a shared field as empty objects.
+                "property": [{}, {"parameterDefinitions": definitions}],
+                "builds": [
+                    {"number": b.number, "actions": [{}, *_actions(b.parameters)]} for b in builds
+                ],
+            }
         )
 
     async def queue_item(self, request: Request) -> Response:
@@ -246,6 +333,11 @@ class _Api:
 
 def _not_found() -> Response:
     return HTMLResponse("<html><h2>HTTP ERROR 404 Not Found</h2></html>", 404)
+
+
+def _actions(parameters: Mapping[str, str]) -> list[dict[str, object]]:
+    given = [{"name": name, "value": value} for name, value in parameters.items()]
+    return [{"parameters": given}] if given else []
 
 
 def _base(request: Request) -> str:

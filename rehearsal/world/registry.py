@@ -7,6 +7,9 @@ from rehearsal.world.credentials import opaque
 
 INTROSPECTOR_ID = "svc-recovery-introspect"
 RESTART_JOB = "restart-consumer"
+RESTART_WORKFLOW = "restart-consumer.yml"
+CI_NAMES = ("github", "kubernetes")
+"""How the registry names the CIs that are not the usual Jenkins."""
 OWN_APP_ID = "app-first-party"
 """The client of an app that belongs to whoever recovers: it keeps people's refresh tokens."""
 
@@ -56,12 +59,25 @@ def make_clients(rng: Random, count: int) -> dict[str, ClientSeed]:
             name=product,
             owner=rng.choice(_OWNERS),
             risk=rng.choice(_RISKS),
-            consumers=tuple(ConsumerSeed(f"{product}-{part}") for part in parts),
+            consumers=tuple(
+                ConsumerSeed(name, _ci_job(serial, name))
+                for name in (f"{product}-{part}" for part in parts)
+            ),
             secret_id=f"sec-{rng.getrandbits(40):010x}",
             secret=_awkward_secret(rng),
         )
         clients[client.id] = client
     return clients
+
+
+def _ci_job(serial: int, consumer: str) -> str:
+    """Two teams have left Jenkins: one for GitHub Actions, one for plain Kubernetes."""
+    github, kubernetes = CI_NAMES
+    if serial == 1:
+        return f"{github}:{RESTART_WORKFLOW}"
+    if serial == 2:
+        return f"{kubernetes}:deployment/{consumer}"
+    return RESTART_JOB
 
 
 def _client_id(rng: Random, serial: int) -> str:

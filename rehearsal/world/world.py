@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from rehearsal.world.attacker import Attacker
+from rehearsal.world.ci_github import GitHubState, github_app
+from rehearsal.world.ci_kubernetes import KubernetesState, kubernetes_app
 from rehearsal.world.clock import WorldClock
 from rehearsal.world.consumers import ConsumerFleet, ConsumerSpec, consumers_app
 from rehearsal.world.credentials import CredentialKind
@@ -30,7 +32,7 @@ from rehearsal.world.platform_app import platform_app
 from rehearsal.world.platform_quota import AdminToken, Scope
 from rehearsal.world.platform_state import PlatformState
 from rehearsal.world.population import Population, populate
-from rehearsal.world.registry import OWN_APP_ID, RESTART_JOB
+from rehearsal.world.registry import CI_NAMES, OWN_APP_ID, RESTART_JOB, RESTART_WORKFLOW
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.sendgrid_app import ApiKey, SendGridApp
 from rehearsal.world.serving import Loopback
@@ -50,6 +52,7 @@ MESSAGING_SERVICE = "MG" + "5" * 32
 SERVICE_NUMBER = "+15005550006"
 JENKINS_USER = "recovery"
 BROKER_USER = "vault"
+GITHUB_REPOSITORY = "example-social/restarts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class Access:
     sendgrid: str
     twilio: str
     jenkins: str
+    github: str
+    kubernetes: str
     vault: str
     platform_admin_lease: str
     """Path in Vault that leases a credential which may do everything under /admin."""
@@ -72,6 +77,8 @@ class Access:
     twilio_sid: str
     twilio_token: str = field(repr=False)
     jenkins_token: str = field(repr=False)
+    github_token: str = field(repr=False)
+    kubernetes_token: str = field(repr=False)
     introspector_id: str
     introspector_secret: str = field(repr=False)
 
@@ -96,7 +103,10 @@ class World:
         self.traffic: Traffic = self._make_traffic(random.Random(seed + 1))
         self._keys = {
             name: secrets.token_urlsafe(24)
-            for name in ("broker", "bind", "siem", "sendgrid", "twilio", "jenkins")
+            for name in (
+                *("broker", "bind", "siem", "sendgrid", "twilio", "jenkins"),
+                *CI_NAMES,
+            )
         }
         self.platform = PlatformState(
             self.population,
@@ -136,6 +146,8 @@ class World:
         )
         self.jenkins = JenkinsState(user=JENKINS_USER, api_token=self._keys["jenkins"])
         self.turnstiles = Turnstiles(COUNTED)
+        self.github = GitHubState(repository=GITHUB_REPOSITORY, token=self._keys["github"])
+        self.kubernetes = KubernetesState(token=self._keys["kubernetes"])
         self.vault = VaultContents(bao)
         self.fleet: ConsumerFleet
         self.attacker: Attacker
@@ -172,7 +184,15 @@ class World:
         sendgrid = await enter(Loopback(behind("sendgrid", self.sendgrid)))
         twilio = await enter(Loopback(behind("twilio", self.twilio)))
         jenkins = await enter(Loopback(behind("jenkins", jenkins_app(self.jenkins))))
-        for closing in (self.jenkins.aclose, self.sendgrid.aclose, self.twilio.aclose):
+        github = await enter(Loopback(github_app(self.github)))
+        kubernetes = await enter(Loopback(kubernetes_app(self.kubernetes)))
+        for closing in (
+            self.jenkins.aclose,
+            self.github.runs.aclose,
+            self.kubernetes.aclose,
+            self.sendgrid.aclose,
+            self.twilio.aclose,
+        ):
             self._stack.push_async_callback(closing)
         self.fleet = ConsumerFleet(
             await asyncio.to_thread(self._consumer_specs),
@@ -181,7 +201,7 @@ class World:
         )
         consumers = await enter(Loopback(consumers_app(self.fleet)))
         self.platform.consumers_url = consumers.url
-        self.jenkins.add_job(RESTART_JOB, self.fleet.restart, {"CONSUMER": ""})
+        self._add_restarts()
         await enter(self.fleet)
         self.attacker = await enter(
             Attacker(platform.url, self.population.loot, self.clock, self.scenario.attacker_rate)
@@ -192,6 +212,8 @@ class World:
             sendgrid=sendgrid.url,
             twilio=twilio.url,
             jenkins=jenkins.url,
+            github=github.url,
+            kubernetes=kubernetes.url,
             vault=self.bao.address,
             platform_admin_lease=ADMIN_LEASE,
             platform_reader_lease=READER_LEASE,
@@ -201,9 +223,24 @@ class World:
             twilio_sid=self._twilio_sid,
             twilio_token=self._keys["twilio"],
             jenkins_token=self._keys["jenkins"],
+            github_token=self._keys["github"],
+            kubernetes_token=self._keys["kubernetes"],
             introspector_id=self.population.introspector.id,
             introspector_secret=self.population.introspector.secret,
         )
+
+    def _add_restarts(self) -> None:
+        """What restarts a consumer, at the CI that the registry names for it."""
+        inputs = {"CONSUMER": "", "RECOVERY_RUN": ""}
+        self.jenkins.add_job(RESTART_JOB, self.fleet.restart, inputs)
+        self.github.add_workflow(
+            RESTART_WORKFLOW, self.fleet.restart, {"CONSUMER": True, "RECOVERY_RUN": False}
+        )
+        for client in self.population.clients.values():
+            for consumer in client.consumers:
+                kind, _, name = consumer.ci_job.partition("deployment/")
+                if kind.startswith(CI_NAMES[1]):
+                    self.kubernetes.add("deployments", name, self.fleet.restart)
 
     async def stop(self) -> None:
         await self._stack.aclose()

@@ -21,16 +21,20 @@ from blocks.base import (
     client_cert,
 )
 from blocks.email import SendGridEmail
+from blocks.github import GitHubActionsCi
+from blocks.gitlab import GitLabCi
 from blocks.jenkins import JenkinsCi
+from blocks.kubernetes import KubernetesCi
 from blocks.oauth import OAuthApp
 from blocks.platform import PlatformAdmin
 from blocks.siem import ElasticsearchSiem
 from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
+from blocks.webhook_ci import WebhookCi
 from clients.vault_login import SERVICE_ACCOUNT_FILE
 from recovery.errors import Misconfigured
 
-SECRET = "s3cr3t-value"
+SECRET = "s3cr3t-value-of-a-test"
 
 # class -> (slug, kind, the least an operator has to fill in)
 BLOCKS: dict[type[Block], tuple[str, type[Block], dict[str, Any]]] = {
@@ -69,6 +73,18 @@ BLOCKS: dict[type[Block], tuple[str, type[Block], dict[str, Any]]] = {
         "jenkins-ci",
         CiBlock,
         {"address": "https://ci.example", "user": "bot", "api_token": SECRET},
+    ),
+    GitHubActionsCi: (
+        "github-actions-ci",
+        CiBlock,
+        {"repository": "acme/restarts", "token": SECRET},
+    ),
+    GitLabCi: ("gitlab-ci", CiBlock, {"token": SECRET}),
+    WebhookCi: ("webhook-ci", CiBlock, {"address": "https://hooks.example", "secret": SECRET}),
+    KubernetesCi: (
+        "kubernetes-ci",
+        CiBlock,
+        {"address": "https://cluster.example:6443", "token": SECRET, "ca_file": None},
     ),
     SendGridEmail: (
         "recovery-sendgrid",
@@ -187,6 +203,13 @@ async def test_a_pace_is_handed_to_the_wire() -> None:
         (TwilioSms, {"account_sid": "AC1", "secret": "s"}),
         (TwilioSms, {"account_sid": "SK1", "secret": "s", "from_number": "+1555"}),
         (OAuthApp, {"address": "https://x", "token_path": "oauth/token"}),
+        (GitHubActionsCi, {"repository": "acme/restarts"}),
+        (GitHubActionsCi, {"repository": "restarts", "token": "t"}),
+        (GitHubActionsCi, {"repository": "acme/restarts", "token": "t", "app_id": "1"}),
+        (GitHubActionsCi, {"repository": "acme/restarts", "app_id": "1", "installation_id": "2"}),
+        (WebhookCi, {"address": "https://x", "secret": "short"}),
+        (WebhookCi, {"address": "https://x", "secret": SECRET, "path": "jobs"}),
+        (KubernetesCi, {"namespace": "Not/One"}),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_door(block: type[Block], wrong: dict[str, Any]) -> None:

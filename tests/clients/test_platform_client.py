@@ -338,7 +338,12 @@ async def test_app_clients_and_who_reads_their_secrets(
     assert (client.risk, client.max_secrets) == (seed.risk, 2)
     assert [c.name for c in client.consumers] == [c.name for c in seed.consumers]
     assert all(c.health_url.endswith(f"/consumers/{c.name}/health") for c in client.consumers)
-    assert {c.ci_job for c in client.consumers} == {"restart-consumer"}
+    assert [c.ci_job for c in client.consumers] == [c.ci_job for c in seed.consumers]
+    assert {c.ci_job.split(":")[0] for one in everything for c in one.consumers} == {
+        "restart-consumer",
+        "github",
+        "kubernetes",
+    }
     assert await platform.app_clients([]) == []
     assert len(await platform.app_clients([f"app-{n}" for n in range(120)])) == 0
     with pytest.raises(Refused):

@@ -60,11 +60,14 @@ def _systems(rehearsed: Rehearsed, known: Canaries) -> None:
         "sendgrid_key",
         "twilio_token",
         "jenkins_token",
+        "github_token",
+        "kubernetes_token",
         "introspector_secret",
     ):
         known.add(name, getattr(access, name))
     known.add("a leased token", *(value for _, value in rehearsed.world.platform.broker.made))
     known.add("Vault's root token", stage.bao.root_token)
+    known.add("the Prefect password", stage.prefect.auth.partition(":")[2])
     known.add("the ledger's key", stage.ledger_key)
     known.add("the code key", stage.code_key)
     key = rehearsed.world.vault.read("recovery/enrollment-signing-key")

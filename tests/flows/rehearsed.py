@@ -214,9 +214,12 @@ async def rehearse(folder: Path, *, accounts: int, seed: int) -> AsyncIterator[R
             stage.prepare()
             await stage.up(lambda _: None)
             async with httpx.AsyncClient(
-                base_url=stage.prefect.api, timeout=30, transport=Patient()
+                base_url=stage.prefect.api, timeout=30, transport=Patient(stage.prefect.auth)
             ) as api:
-                ledger, operator = stage.open_ledger(), Operator(stage.prefect.api)
+                ledger, operator = (
+                    stage.open_ledger(),
+                    Operator(stage.prefect.api, stage.prefect.auth),
+                )
                 try:
                     yield Rehearsed(stage, document, operator, api, ledger)
                 finally:

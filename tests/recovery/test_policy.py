@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from recovery.errors import Misconfigured
-from recovery.policy import load_policy, parse_duration, parse_policy
+from recovery.policy import Systems, load_policy, parse_duration, parse_policy
 
 RUNBOOK = Path(__file__).resolve().parents[2] / "runbooks" / "mass-password-reset.yaml"
 
@@ -100,3 +101,17 @@ def test_what_can_not_be_extended(tmp_path: Path, named: object) -> None:
     child.write_text(yaml.safe_dump({"extends": named, "name": "child"}))
     with pytest.raises(Misconfigured):
         load_policy(child)
+
+
+def test_one_ci_or_several_by_name() -> None:
+    one, _ = load_policy(RUNBOOK.with_name("mass-password-reset.yaml"))
+    several, _ = load_policy(RUNBOOK.with_name("rehearsal.yaml"))
+    assert one.systems.ci_by_name == {"default": "jenkins-ci/main"}
+    assert several.systems.ci_by_name == {
+        "default": "jenkins-ci/main",
+        "github": "github-actions-ci/main",
+        "kubernetes": "kubernetes-ci/main",
+    }
+    for wrong in ({"github": "github-actions-ci/main"}, {"default": "a/b", "Git Hub": "c/d"}):
+        with pytest.raises(ValidationError, match="ci"):
+            Systems.model_validate({"ci": wrong})

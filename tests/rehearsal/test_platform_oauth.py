@@ -299,7 +299,7 @@ async def test_clients_as_listed(oauth: OAuth) -> None:
             {
                 "name": c.name,
                 "health_url": f"http://127.0.0.1:9/consumers/{c.name}/health",
-                "ci_job": "restart-consumer",
+                "ci_job": c.ci_job,
             }
             for c in seed.consumers
         ],
