@@ -110,13 +110,13 @@ class Systems:
 
     async def open(self) -> None:
         names, quotas = self._policy.systems, self._policy.quotas
-        platform = await _load(names.platform, PlatformBlock)
-        siem = await _load(names.siem, SiemBlock)
-        oauth = await _load(names.oauth, OAuthApp)
-        secrets = await _load(names.secrets, SecretsBlock)
-        ci = await _load(names.ci, CiBlock)
-        email = await _load(names.email, EmailBlock)
-        sms = await _load(names.sms, SmsBlock)
+        platform = await load_block(names.platform, PlatformBlock)
+        siem = await load_block(names.siem, SiemBlock)
+        oauth = await load_block(names.oauth, OAuthApp)
+        secrets = await load_block(names.secrets, SecretsBlock)
+        ci = await load_block(names.ci, CiBlock)
+        email = await load_block(names.email, EmailBlock)
+        sms = await load_block(names.sms, SmsBlock)
         for system in type(quotas).model_fields:
             await check_limit(system, getattr(quotas, system))
         enter = self._stack.enter_async_context
@@ -140,8 +140,8 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
     Raises Misconfigured or Unreachable with one sentence before anything is done.
     """
     policy, digest = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
-    ledger_block = await _load(policy.systems.ledger, RecoveryLedger)
-    portal = await _load(policy.systems.portal, EnrollmentPortal)
+    ledger_block = await load_block(policy.systems.ledger, RecoveryLedger)
+    portal = await load_block(policy.systems.portal, EnrollmentPortal)
     ledger = ledger_block.get_client()
     try:
         await asyncio.to_thread(ledger.check)
@@ -162,7 +162,7 @@ async def open_case(incident_id: str, runbook: str) -> AsyncIterator[Case]:
         ledger.close()
 
 
-async def _load(name: str, kind: type[AnyBlock]) -> AnyBlock:
+async def load_block(name: str, kind: type[AnyBlock]) -> AnyBlock:
     """The block document `type-slug/name`, checked to be of the kind the runbook needs it for."""
     advice = "Create it in the UI (Blocks) or correct `systems` in the runbook."
     try:
@@ -215,4 +215,4 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "blocks", "open_case", "preflight"]
+__all__ = ["ROOT", "Case", "blocks", "load_block", "open_case", "preflight"]
