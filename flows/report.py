@@ -23,5 +23,6 @@ async def report(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
         await detect.export_canonical(case)
         written = await tasks.write_report(case)
         await asyncio.to_thread(case.ledger.mark, incident_id, f"{Phase.REPORT}.finished")
+        await show_markdown(case, "kpis", written.figures, f"Figures of {incident_id}")
         await show_markdown(case, "report", written.text, f"Report of {incident_id}")
         return str(written.html)

@@ -269,12 +269,11 @@ class AlertPolicy(_Section):
 class DriftPolicy(_Section):
     """What a rehearsal may differ from the one before it without being a failed run."""
 
-    tolerance: Share = Field(
-        0.5, description="Share by which a time may grow, or a share may shrink."
-    )
+    tolerance: Share = Field(0.5, description="Share by which a time may grow.")
     slack: Duration = Field(
-        timedelta(seconds=30), description="Seconds that a time may grow whatever the share."
+        timedelta(seconds=30), description="What a time may grow in any case, however short it was."
     )
+    share: Share = Field(0.05, description="By how much a share may shrink: 0.05 is five points.")
 
 
 class ReportPolicy(_Section):

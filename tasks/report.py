@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from ledger.reporting import report_input
 from recovery.files import write_private
 from recovery.report import render_html, render_markdown
+from recovery.run_texts import kpi_markdown
 from tasks.case import Case
 from tasks.retries import RETRIES
 
@@ -20,6 +21,8 @@ class Written:
 
     html: Path
     text: str
+    figures: str
+    """The page of KPIs, as Markdown with the picture of the timeline."""
 
 
 @task(task_run_name="write report", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -39,4 +42,4 @@ def _write(case: Case) -> Written:
     write_private(markdown, text)
     entries = case.ledger.export_audit(audit, case.incident_id)
     get_run_logger().info("report in %s, %s audit entries, chain verified", directory, entries)
-    return Written(html, text)
+    return Written(html, text, kpi_markdown(found))
