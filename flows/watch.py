@@ -77,7 +77,7 @@ def _variable(runbook: str) -> str:
 
 async def _told(runbook: str) -> Told | None:
     """What was told last; a variable that somebody has edited counts as none."""
-    value = await Variable.aget(_variable(runbook), default=None)
+    value = await Variable.aget(_variable(runbook))
     try:
         return None if value is None else Told.model_validate(value)
     except ValidationError:

@@ -34,7 +34,7 @@ from rehearsal.world.world import (
     World,
 )
 
-SETUP_TIMEOUT = 120.0
+SETUP_TIMEOUT = 300.0
 PORTAL_TIMEOUT = 30.0
 ISSUER = "https://recovery.example.com"
 REQUESTER = "oscar"

@@ -28,7 +28,7 @@ from tests.flows.rehearsed import Rehearsed, ask, rehearse, runbook_file
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GUIDE = ROOT / "docs" / "operating.md"
-SECONDS = 120.0
+SECONDS = 240.0
 ALERTS = {
     "approvers": ["slack-webhook/recovery-approvers"],
     "escalation": ["custom-webhook/recovery-escalation"],
