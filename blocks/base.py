@@ -18,6 +18,7 @@ from recovery.accounts import Sighting, Verdict
 from recovery.checkpoint import Checkpoint, Kept
 from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
+from recovery.own_resets import OwnResets
 
 if TYPE_CHECKING:
     from clients.ci import Build
@@ -79,10 +80,19 @@ class SiemClient(Closing, Protocol):
 
     async def check(self) -> None: ...
     async def reset_counts(
-        self, start: datetime, end: datetime, bucket: timedelta
+        self,
+        start: datetime,
+        end: datetime,
+        bucket: timedelta,
+        *,
+        own: OwnResets | None = None,
     ) -> list[Bucket]: ...
-    def sightings(self, start: datetime, end: datetime) -> AsyncIterator[list[Sighting]]: ...
-    async def unattributed(self, start: datetime, end: datetime) -> dict[str, int]: ...
+    def sightings(
+        self, start: datetime, end: datetime, *, own: OwnResets | None = None
+    ) -> AsyncIterator[list[Sighting]]: ...
+    async def unattributed(
+        self, start: datetime, end: datetime, *, own: OwnResets | None = None
+    ) -> dict[str, int]: ...
 
 
 class EmailClient(Closing, Protocol):

@@ -28,6 +28,7 @@ from clients.siem_presets import Clause, Preset, Rule
 from recovery.accounts import Sighting
 from recovery.detect_burst import Bucket
 from recovery.errors import Misconfigured, NotFound, RecoveryError
+from recovery.own_resets import OwnResets
 
 _TIME = "@timestamp"
 _MOST_BUCKETS = 10_000
@@ -53,7 +54,6 @@ class ElasticsearchClient(OnWire):
         self._wire = wire
         self._path = quote(index, safe="*,:")
         self._presets = tuple(presets)
-        self._resets = _any_of(rule for preset in presets for rule in preset.rules)
         self._until_lag = until_lag
 
     async def check(self) -> None:
@@ -70,14 +70,22 @@ class ElasticsearchClient(OnWire):
             )
         self._wire.read(response, SearchAnswer).whole(attempted)
 
-    async def reset_counts(self, start: datetime, end: datetime, bucket: timedelta) -> list[Bucket]:
-        """Resets per bucket, one after the other without a gap, empty ones too.
+    async def reset_counts(
+        self,
+        start: datetime,
+        end: datetime,
+        bucket: timedelta,
+        *,
+        own: OwnResets | None = None,
+    ) -> list[Bucket]:
+        """Resets per bucket, one after the other without a gap, empty ones too; without `own`.
 
         Buckets lie on the grid of whole buckets since 1970 (UTC); the first and the last one may
         stick out of the window and count only what is inside of it.
         """
         attempted = "Count resets by time"
         length = _length(bucket)
+        resets = _any_of((rule for p in self._presets for rule in p.rules), own)
         first, last = millis(start), millis(end - self._until_lag)
         counts: list[Bucket] = []
         while first < last:
@@ -88,7 +96,7 @@ class ElasticsearchClient(OnWire):
                 "min_doc_count": 0,
                 "extended_bounds": {"min": first, "max": stop - 1},
             }
-            body = _body(first, stop, [self._resets])
+            body = _body(first, stop, [resets])
             body["aggs"] = {"by_time": {"date_histogram": histogram}}
             response = await self._search(attempted, body)
             answer = self._wire.read(response, CountsAnswer)
@@ -103,8 +111,10 @@ class ElasticsearchClient(OnWire):
             first = stop
         return counts
 
-    async def sightings(self, start: datetime, end: datetime) -> AsyncIterator[list[Sighting]]:
-        """Every account with a reset, page by page, out of one frozen snapshot.
+    async def sightings(
+        self, start: datetime, end: datetime, *, own: OwnResets | None = None
+    ) -> AsyncIterator[list[Sighting]]:
+        """Every account with a reset not among `own`, page by page, out of one frozen snapshot.
 
         An account comes once for each source and field that names it.
         """
@@ -114,17 +124,21 @@ class ElasticsearchClient(OnWire):
                 for rule in preset.rules:
                     for account_field in rule.accounts:
                         must, must_not = rule.clauses_for(account_field)
+                        must_not = [*must_not, *_ours(rule, own)]
                         body = _body(millis(start), millis(end), must, must_not)
                         async for page in snapshot.accounts(body, account_field):
                             yield [bucket.sighting(preset.name) for bucket in page]
 
-    async def unattributed(self, start: datetime, end: datetime) -> dict[str, int]:
+    async def unattributed(
+        self, start: datetime, end: datetime, *, own: OwnResets | None = None
+    ) -> dict[str, int]:
         """For each source, how many resets name no account: counted and shown, never guessed."""
         attempted = "Count resets without an account"
         counts = dict.fromkeys((preset.name for preset in self._presets), 0)
         for preset in self._presets:
             for rule in preset.rules:
                 must, must_not = rule.clauses_without_account()
+                must_not = [*must_not, *_ours(rule, own)]
                 response = await self._search(
                     attempted, _body(millis(start), millis(end), must, must_not)
                 )
@@ -255,16 +269,31 @@ def _translated(attempted: str) -> Iterator[None]:
 
 def _body(first: int, stop: int, must: Sequence[Clause], must_not: Sequence[Clause] = ()) -> Body:
     """A search for counts alone in [first, stop), both in epoch milliseconds."""
-    window = {"range": {_TIME: {"gte": first, "lt": stop, "format": "epoch_millis"}}}
-    query: Body = {"filter": [window, *must]}
+    query: Body = {"filter": [_window(first, stop), *must]}
     if must_not:
         query["must_not"] = list(must_not)
     return {"size": 0, "track_total_hits": True, "query": {"bool": query}}
 
 
-def _any_of(rules: Iterable[Rule]) -> Clause:
-    kinds = [{"bool": {"filter": rule.clauses()}} for rule in rules]
+def _any_of(rules: Iterable[Rule], own: OwnResets | None) -> Clause:
+    kinds = [
+        {"bool": {"filter": rule.clauses(), "must_not": list(_ours(rule, own))}} for rule in rules
+    ]
     return {"bool": {"should": kinds, "minimum_should_match": 1}}
+
+
+def _ours(rule: Rule, own: OwnResets | None) -> list[Clause]:
+    """The forced resets of our own containment, for `must_not`."""
+    if own is None or not own.spans:
+        return []
+    spans = [_window(millis(start), millis(end)) for start, end in own.spans]
+    by_us: Clause = {"terms": {rule.actor: list(own.actors)}}
+    then: Clause = {"bool": {"should": spans, "minimum_should_match": 1}}
+    return [{"bool": {"filter": [by_us, then]}}]
+
+
+def _window(first: int, stop: int) -> Clause:
+    return {"range": {_TIME: {"gte": first, "lt": stop, "format": "epoch_millis"}}}
 
 
 def _length(bucket: timedelta) -> int:

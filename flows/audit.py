@@ -11,7 +11,7 @@ from recovery.errors import RecoveryError
 from tasks import audit
 
 
-@operator_flow("checkpoint", about="({runbook})")
+@operator_flow("checkpoint")
 async def checkpoint(runbook: RunbookName = DEFAULT_RUNBOOK) -> State[object]:
     """Keep a signed checkpoint of the audit log in the runbook's second places.
 
@@ -27,7 +27,7 @@ async def checkpoint(runbook: RunbookName = DEFAULT_RUNBOOK) -> State[object]:
         return Failed(message=str(error))
 
 
-@operator_flow("verify-audit", about="({runbook})")
+@operator_flow("verify-audit")
 async def verify_audit(
     runbook: RunbookName = DEFAULT_RUNBOOK, export: Export = False
 ) -> State[object]:

@@ -9,17 +9,19 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow, flow
+from prefect.runtime import flow_run
 from pydantic.fields import FieldInfo
+
+from flows.sub_runs import link_runs
+from recovery.run_texts import run_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def operator_flow(
-    name: str, *, about: str = "{incident_id}"
-) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """A flow of that name whose runs are called `name INC-…`, or by what else they are `about`;
-    results are never persisted."""
+def operator_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """A flow of that name whose runs are called `name INC-…`, or after their runbook where there is
+    no incident; results are never persisted. A sub-run keeps the list of its siblings fresh."""
 
     def declare(function: Callable[P, R]) -> Flow[P, R]:
         described = inspect.getdoc(function) or ""
@@ -27,8 +29,11 @@ def operator_flow(
         made: Callable[[Callable[P, R]], Flow[P, R]] = flow(
             name=name,
             description=described,
-            flow_run_name=f"{name.replace('-', ' ')} {about}",
+            flow_run_name=lambda: run_name(name, flow_run.parameters),
             persist_result=False,
+            on_running=[link_runs],
+            on_completion=[link_runs],
+            on_failure=[link_runs],
         )
         return made(function)
 

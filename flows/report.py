@@ -27,5 +27,6 @@ async def report(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
         await asyncio.to_thread(case.ledger.mark, incident_id, f"{Phase.REPORT}.finished")
         if case.checkpoints:
             await keep_checkpoint(AuditDesk.of(case))
+        await show_markdown(case, "kpis", written.figures, f"Figures of {incident_id}")
         await show_markdown(case, "report", written.text, f"Report of {incident_id}")
         return str(written.html)

@@ -1,4 +1,4 @@
-"""Creates what the deployments stand on: work pool, global limits, block types.
+"""Creates what the deployments stand on: work pool, global limits, block types, automations.
 
 `python -m flows.setup [--runbook NAME]` is safe to repeat; it makes Prefect match the runbook.
 """
@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 import blocks
 from blocks.ledger import RecoveryLedger
+from flows.automations import set_up_automations
 from flows.heartbeats import set_up_heartbeats
 from flows.parameters import DEFAULT_RUNBOOK
 from recovery.errors import RecoveryError
@@ -39,6 +40,8 @@ async def set_up(policy: RecoveryPolicy) -> None:
     for block in block_types():
         await block.register_type_and_schema()
     await _migrate(policy.systems.ledger)
+    async with get_client() as client:
+        await set_up_automations(client, policy)
 
 
 async def _migrate(name: str) -> None:

@@ -69,11 +69,13 @@ async def _over(
     batches = await asyncio.to_thread(ledger.batches, incident_id)
     batches = [b for b in batches if b.wave >= 0]
     promoted = {m.name for m in await asyncio.to_thread(ledger.marks, incident_id)}
-    progress = await Progress.start(case, phase, len(batches))
+    progress = await Progress.start(case, phase, step, batches)
     total = BatchCounts()
     for wave in sorted({b.wave for b in batches}):
         members = [b for b in batches if b.wave == wave]
+        await progress.wave(wave)
         total = total + await _work_wave(case, members, work, progress)
+        await progress.draw()
         name = f"{phase}.wave.{wave}.promoted"
         if name in promoted:
             continue
@@ -86,6 +88,7 @@ async def _over(
             return PhaseResult(phase, total, held, decision.reason)
         await asyncio.to_thread(ledger.mark, incident_id, name)
     await asyncio.to_thread(ledger.mark, incident_id, f"{phase}.finished")
+    await progress.draw()
     return PhaseResult(phase, total)
 
 

@@ -5,6 +5,7 @@ What a crash leaves intended and not settled is found here again, and never take
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -214,6 +215,19 @@ class Acts(Core):
         while page:
             yield from (to_record(row) for row in page)
             page = self._rows(query.where(place > (page[-1].intended_at, page[-1].id)))
+
+    def spans(self, step: str) -> list[tuple[datetime, datetime]]:
+        """For each incident, from the first intention of exactly this step to its last outcome, the
+        oldest first."""
+        last = sa.func.max(sa.func.coalesce(_acts.c.settled_at, _acts.c.intended_at))
+        first = sa.func.min(_acts.c.intended_at)
+        query = (
+            sa.select(first, last)
+            .where(_acts.c.step == step)
+            .group_by(_acts.c.incident_id)
+            .order_by(first)
+        )
+        return [(row[0], row[1]) for row in self._rows(query)]
 
     def unsettled(self, incident_id: str) -> list[ActRecord]:
         """Acts whose outcome is not known, by time of intention: reconcile them, don't repeat."""

@@ -11,7 +11,7 @@ rhythm of day and week): one false alarm, in about 0.15 s a series.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -86,11 +86,20 @@ class _Window:
     evidence: float
 
 
-def find_burst(buckets: Sequence[Bucket], policy: DetectPolicy, *, now: datetime) -> Burst | None:
-    """The strongest burst of the last three days, or None where ordinary traffic explains it all.
+def find_burst(
+    buckets: Sequence[Bucket],
+    policy: DetectPolicy,
+    *,
+    now: datetime,
+    searched: timedelta = SEARCHED,
+    known: Iterable[tuple[datetime, datetime]] = (),
+) -> Burst | None:
+    """The strongest burst of the time `searched`, or None where ordinary traffic explains it all.
 
     `buckets` are contiguous, a multiple of `policy.bucket` apart; a missing one counts as zero and
     what lies after `now` is left out. With less than half an hour of history there is no answer.
+    A window of six hours that ends now is looked at however short `searched` is. The stretches
+    `known` are neither searched nor taken for ordinary traffic.
     """
     length = policy.bucket
     ordered = sorted((b for b in buckets if b.start < now), key=lambda b: b.start)
@@ -98,10 +107,13 @@ def find_burst(buckets: Sequence[Bucket], policy: DetectPolicy, *, now: datetime
         return None
     origin = ordered[0].start
     counts = _on_grid(ordered, origin, length)
-    search_from = max(0, math.floor((now - SEARCHED - origin) / length))
+    search_from = max(0, math.floor((now - searched - origin) / length))
     widths = sorted({max(1, round(scale / length)) for scale in _SCALES})
     guard = math.ceil(policy.guard / length)
-    ordinary = np.zeros(counts.size, dtype=np.bool_)  # looked at and found to be a habit
+    ordinary = np.zeros(counts.size, dtype=np.bool_)  # known, or looked at and found to be a habit
+    for start, end in known:
+        first = max(0, math.floor((start - origin) / length))
+        ordinary[first : max(first, math.ceil((end - origin) / length))] = True
     for _ in range(_CANDIDATES):
         found = _strongest(counts, origin, length, search_from, widths, guard, ordinary)
         if found is None:

@@ -110,6 +110,25 @@ class DetectPolicy(_Section):
     floor: int = Field(10, ge=1, description="Fewer resets a bucket are never a burst.")
     pad: Duration = Field(timedelta(minutes=2), description="Added at both ends of the burst.")
     min_confidence: Share = 0.95
+    own_actors: tuple[str, ...] = Field(
+        (),
+        description="Our service account as the SIEM names the actor: its forced resets during a "
+        "containment are no burst.",
+    )
+
+
+class WatchPolicy(_Section):
+    """The detector that runs every minute, between incidents."""
+
+    recent: Duration = Field(
+        timedelta(minutes=15), description="Fewer resets than detect.floor in it: no closer look."
+    )
+    full_look: Duration = Field(
+        timedelta(minutes=15), description="How often it looks closely all the same, for drips."
+    )
+    reach: Duration = Field(
+        timedelta(hours=6), description="How long ago a burst may have ended to be told."
+    )
 
 
 class PriorityPolicy(_Section):
@@ -315,6 +334,45 @@ class BreakerPolicy(_Section):
         return BreakerRule(self.window, self.failures, self.probe, self.longest)
 
 
+_BLOCK = r"^[a-z0-9-]+/[a-z0-9-]+$"
+
+
+class AlertPolicy(_Section):
+    """Who is told: notification blocks of Prefect as `type-slug/name`, created in its UI."""
+
+    approvers: tuple[Annotated[str, Field(pattern=_BLOCK)], ...] = (
+        "slack-webhook/recovery-approvers",
+        "sendgrid-email/recovery-approvers",
+    )
+    escalation: tuple[Annotated[str, Field(pattern=_BLOCK)], ...] = (
+        "slack-webhook/recovery-escalation",
+        "sendgrid-email/recovery-escalation",
+    )
+    failures: tuple[Annotated[str, Field(pattern=_BLOCK)], ...] = (
+        "slack-webhook/recovery-team",
+        "sendgrid-email/recovery-team",
+    )
+    escalate_after: Duration = Field(
+        timedelta(minutes=30), description="A run suspended for longer is told to the escalation."
+    )
+
+    @model_validator(mode="after")
+    def _no_quicker_than_prefect(self) -> "AlertPolicy":
+        if self.escalate_after < timedelta(seconds=10):
+            raise ValueError("escalate_after of at least 10s: Prefect looks no more often")
+        return self
+
+
+class DriftPolicy(_Section):
+    """What a rehearsal may differ from the one before it without being a failed run."""
+
+    tolerance: Share = Field(0.5, description="Share by which a time may grow.")
+    slack: Duration = Field(
+        timedelta(seconds=30), description="What a time may grow in any case, however short it was."
+    )
+    share: Share = Field(0.05, description="By how much a share may shrink: 0.05 is five points.")
+
+
 class ReportPolicy(_Section):
     directory: str = "var/reports"
     containment_target: Duration = timedelta(minutes=10)
@@ -333,6 +391,7 @@ class RecoveryPolicy(_Section):
     description: str = ""
     systems: Systems = Systems()
     detect: DetectPolicy = DetectPolicy()
+    watch: WatchPolicy = WatchPolicy()
     priority: PriorityPolicy = PriorityPolicy()
     exclusions: ExclusionPolicy
     waves: WavePolicy = WavePolicy()
@@ -348,6 +407,8 @@ class RecoveryPolicy(_Section):
     breaker: BreakerPolicy = BreakerPolicy()
     report: ReportPolicy = ReportPolicy()
     audit: AuditPolicy = AuditPolicy()
+    alerts: AlertPolicy = AlertPolicy()
+    drift: DriftPolicy = DriftPolicy()
 
 
 def parse_policy(text: str, *, source: str) -> RecoveryPolicy:

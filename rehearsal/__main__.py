@@ -2,14 +2,17 @@
 
 import argparse
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +22,7 @@ from rehearsal.board import Board
 from rehearsal.drive import INCIDENT, Drive
 from rehearsal.prefect_server import ROOT
 from rehearsal.stage import REQUESTER, Stage
-from rehearsal.summary import show_summary
+from rehearsal.summary import show_summary, write_result
 from rehearsal.verdict import passed
 from rehearsal.world.scenarios import SCENARIOS
 
@@ -27,6 +30,7 @@ FOLDER = ROOT / "var" / "rehearsal"
 UP_FOLDER = ROOT / "var" / "up"
 READY_FILE = ROOT / "var" / "up.ready"
 UP_LOG = ROOT / "var" / "up.log"
+LOCK = ROOT / "var" / "rehearsal.lock"
 UI_PORT = 4200
 UP_TIMEOUT = 180.0
 DOWN_TIMEOUT = 40.0
@@ -50,7 +54,9 @@ def main() -> int:
         case "serve":
             return _whole_life(console, chosen, UP_FOLDER, _serve)
         case _:
-            return _whole_life(console, chosen, FOLDER, _run)
+            with _alone(console) as alone:
+                work = partial(_run, result=chosen.result)
+                return _whole_life(console, chosen, FOLDER, work) if alone else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,6 +73,7 @@ def _arguments() -> argparse.Namespace:
         command.add_argument("--accounts", type=int, default=338)
         command.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
         command.add_argument("--ui-port", type=int, default=UI_PORT, help="for up and serve")
+        command.add_argument("--result", type=Path, help="for run: a JSON file of how it ended")
     commands.add_parser("down", help="stop what `up` started")
     return parser.parse_args()
 
@@ -104,7 +111,22 @@ async def _awaited(
     return await work(stage, console)
 
 
-async def _run(stage: Stage, console: Console) -> int:
+@contextmanager
+def _alone(console: Console) -> Iterator[bool]:
+    """False where another `run` is under way: its folder and its reports are the same. The kernel
+    gives the lock back, however the process ends."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("Another rehearsal is running here. Wait for its end, or stop it.")
+            yield False
+            return
+        yield True
+
+
+async def _run(stage: Stage, console: Console, *, result: Path | None = None) -> int:
     began = time.monotonic()
     title = f"{INCIDENT}  {stage.scenario.name}, seed {stage.seed}, {stage.accounts} accounts"
     console.rule(title)
@@ -115,7 +137,10 @@ async def _run(stage: Stage, console: Console) -> int:
             try:
                 finished = await drive.whole()
                 good = finished.run.type == "COMPLETED" and passed(finished.checks)
-                show_summary(console, stage, drive.ledger, finished, time.monotonic() - began)
+                seconds = time.monotonic() - began
+                show_summary(console, stage, drive.ledger, finished, seconds)
+                if result is not None:
+                    write_result(result, stage, drive.ledger, finished, seconds)
             finally:
                 await drive.close()
     finally:

@@ -137,13 +137,26 @@ class Operator:
 
     async def start(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         """Starts `flow/deployment` as its run form does; returns the run's id."""
-        found = await self._http.get(f"/deployments/name/{deployment}")
-        found.raise_for_status()
         run = await self._post(
-            f"/deployments/{found.json()['id']}/create_flow_run",
+            f"/deployments/{await self.deployment_id(deployment)}/create_flow_run",
             {"parameters": parameters, "state": {"type": "SCHEDULED"}},
         )
         return str(run["id"])
+
+    async def deployment_id(self, deployment: str) -> str:
+        """Of `flow/deployment`."""
+        found = await self._http.get(f"/deployments/name/{deployment}")
+        found.raise_for_status()
+        return str(found.json()["id"])
+
+    async def newest_run(self, deployment_id: str) -> str:
+        """The run that was asked for last."""
+        wanted = {"deployment_id": {"any_": [deployment_id]}}
+        runs = await self._post(
+            "/flow_runs/filter",
+            {"flow_runs": wanted, "sort": "EXPECTED_START_TIME_DESC", "limit": 1},
+        )
+        return str(runs[0]["id"])
 
     async def look(self, run_id: str) -> RunState:
         answer = await self._http.get(f"/flow_runs/{run_id}")

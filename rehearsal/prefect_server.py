@@ -65,6 +65,8 @@ class PrefectServer:
             "PREFECT_CLI_PROMPT": "false",
             "PREFECT_CLI_COLORS": "false",
             "RECOVERY_HOME": str(ROOT),
+            # `watch` every minute would find the burst and plan a response of its own.
+            "RECOVERY_SCHEDULES": "false",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "DO_NOT_TRACK": "1",

@@ -3,7 +3,8 @@
 Rewrites the report with what only a rehearsal knows: when the attacker was really out.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from ledger import Ledger
 from ledger.reporting import report_input
+from recovery.drift import CheckResult, RehearsalResult, figures_of
 from recovery.files import write_private
 from recovery.report import (
     ReportInput,
@@ -51,6 +53,34 @@ def show_summary(
         f"{seconds:.0f} s in all, at most {finished.peak_bytes / 1e6:.0f} MB resident "
         f"(scenario {stage.scenario.name}, seed {stage.seed}, {stage.accounts} accounts)"
     )
+
+
+def write_result(
+    path: Path, stage: Stage, ledger: Ledger, finished: Finished, seconds: float
+) -> None:
+    """How it ended, for a comparison with the next one; an incident that was never opened has no
+    figures and no counts."""
+    known = any(i.incident_id == INCIDENT for i in ledger.incidents())
+    scope = ledger.scope(INCIDENT) if known else None
+    counts = {} if scope is None else {**asdict(scope), **scope.reasons}
+    counts.pop("reasons", None)
+    if known:
+        counts["clients"] = len(ledger.clients(INCIDENT))
+    result = RehearsalResult(
+        scenario=stage.scenario.name,
+        runbook=stage.scenario.runbook,
+        seed=stage.seed,
+        accounts=stage.accounts,
+        at=datetime.now(UTC),
+        seconds=round(seconds, 1),
+        state=finished.run.type,
+        checks=tuple(
+            CheckResult(name=c.name, passed=c.passed, found=c.found) for c in finished.checks
+        ),
+        figures=figures_of(kpis(_with_world(ledger, stage, finished))) if known else (),
+        counts=counts,
+    )
+    write_private(path, result.model_dump_json(indent=2))
 
 
 def _with_world(ledger: Ledger, stage: Stage, finished: Finished) -> ReportInput:

@@ -23,7 +23,7 @@ PASSES = 3
 
 
 @task(
-    task_run_name="revoke wave {batch.wave} batch {batch.batch}",
+    task_run_name="contain {batch.incident_id} wave {batch.wave} batch {batch.batch}",
     cache_policy=NO_CACHE,
     persist_result=False,
     timeout_seconds=3600,

@@ -7,13 +7,16 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ledger import Ledger
 from ledger.reporting import BURST_PICTURE
-from recovery import canonical, detect, waves
+from recovery import canonical, contain, detect, waves
 from recovery.accounts import Affected, RosterEntry, Sighting
 from recovery.detect import Burst
 from recovery.errors import Misconfigured
 from recovery.files import write_private
 from recovery.incident import ScopeCounts
+from recovery.own_resets import OwnResets
+from recovery.policy import DetectPolicy
 from tasks.case import Case
 from tasks.retries import RETRIES
 
@@ -31,8 +34,9 @@ ROSTER_CHUNK = 1000
 async def find_burst(case: Case, *, now: datetime) -> Burst | None:
     """Compares the resets of the last hours with the baseline; None where there is no burst."""
     policy = case.policy.detect
-    buckets = await case.siem.reset_counts(now - policy.baseline, now, policy.bucket)
-    burst = detect.find_burst(buckets, policy, now=now)
+    own = await our_resets(case.ledger, policy)
+    buckets = await case.siem.reset_counts(now - policy.baseline, now, policy.bucket, own=own)
+    burst = detect.find_burst(buckets, policy, now=now, known=own.unnamed)
     if burst is not None:
         case.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(case.directory / BURST_PICTURE, detect.burst_svg(burst))
@@ -60,12 +64,19 @@ async def fetch_resets(case: Case, *, start: datetime, end: datetime) -> int:
     Idempotent: seen twice is staged once. Raises Incomplete where the SIEM had only a part.
     """
     incident_id, new = case.incident_id, 0
-    async for page in case.siem.sightings(start, end):
+    own = await our_resets(case.ledger, case.policy.detect)
+    async for page in case.siem.sightings(start, end, own=own):
         new += await asyncio.to_thread(case.ledger.record_sightings, incident_id, page)
-    for source, count in (await case.siem.unattributed(start, end)).items():
+    for source, count in (await case.siem.unattributed(start, end, own=own)).items():
         await asyncio.to_thread(case.ledger.record_unattributed, incident_id, source, count)
     get_run_logger().info("%s accounts newly seen between %s and %s", new, start, end)
     return new
+
+
+async def our_resets(ledger: Ledger, policy: DetectPolicy) -> OwnResets:
+    """The forced resets that the ledger knows of, of every incident."""
+    contained = await asyncio.to_thread(ledger.spans, contain.STEP)
+    return OwnResets(policy.own_actors, tuple(contained))
 
 
 @task(task_run_name="read list", cache_policy=NO_CACHE, persist_result=False, **RETRIES)

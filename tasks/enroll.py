@@ -18,7 +18,7 @@ REMOVE_STEP = "enroll.remove_authenticators"
 
 
 @task(
-    task_run_name="issue wave {batch.wave} batch {batch.batch}",
+    task_run_name="enroll {batch.incident_id} wave {batch.wave} batch {batch.batch}",
     cache_policy=NO_CACHE,
     persist_result=False,
     timeout_seconds=3600,

@@ -43,7 +43,7 @@ ASK_AGAIN = timedelta(seconds=5)
 
 
 @task(
-    task_run_name="notify wave {batch.wave} batch {batch.batch}",
+    task_run_name="notify {batch.incident_id} wave {batch.wave} batch {batch.batch}",
     cache_policy=NO_CACHE,
     persist_result=False,
     timeout_seconds=3600,

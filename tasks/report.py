@@ -11,6 +11,7 @@ from ledger.reporting import report_input
 from recovery.approval_history import history, render
 from recovery.files import write_private
 from recovery.report import render_html, render_markdown
+from recovery.run_texts import kpi_markdown
 from tasks.case import Case
 from tasks.retries import RETRIES
 
@@ -21,6 +22,8 @@ class Written:
 
     html: Path
     text: str
+    figures: str
+    """The page of KPIs, as Markdown with the picture of the timeline."""
 
 
 @task(task_run_name="write report", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -42,4 +45,4 @@ def _write(case: Case) -> Written:
     approved = render(history(case.ledger.audit(case.incident_id)))
     write_private(directory / "approvals.md", approved)
     get_run_logger().info("report in %s, %s audit entries, chain verified", directory, entries)
-    return Written(html, text)
+    return Written(html, text, kpi_markdown(found))

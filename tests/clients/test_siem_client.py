@@ -14,6 +14,7 @@ from clients.siem import ElasticsearchClient
 from clients.siem_presets import chosen
 from recovery.accounts import Sighting
 from recovery.errors import Incomplete, Misconfigured, Refused, Unknown
+from recovery.own_resets import OwnResets
 from rehearsal.world.faults import CloseAfter, Delay, InvalidJson, Status
 from rehearsal.world.serving import Loopback
 from rehearsal.world.siem_app import Credential, SiemApp
@@ -24,6 +25,7 @@ NOW = datetime(2026, 3, 4, 10, 0, tzinfo=UTC)
 READER = Credential("api_key", "reader", "read-secret")
 ANALYST = Credential("basic", "analyst", "pass-word")
 MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 
 
 class Hands:
@@ -353,3 +355,41 @@ async def test_an_index_that_is_not_there_is_no_empty_list(app: SiemApp, index: 
             await siem.reset_counts(NOW - timedelta(hours=1), NOW, MINUTE)
         with pytest.raises(Misconfigured):
             await all_sightings(siem, NOW - timedelta(hours=1), NOW)
+
+
+# ---------------------------------------------------------------- our own resets
+
+
+async def test_our_own_resets_are_left_out_while_we_contained(traffic: Traffic) -> None:
+    """By actor and time: the same account at another hour, and others at that hour, still count."""
+    app = SiemApp(Hands(NOW + 3 * HOUR).now, traffic.documents, credentials=[READER])
+    began = NOW + HOUR
+    times = [began + n * timedelta(seconds=1) for n in range(60)]
+    app.append([okta_reset(at, f"u-hit{n:05d}", "u-svc-recovery") for n, at in enumerate(times)])
+    app.append([okta_reset(began + MINUTE / 2, "u-calm00001", "u-somebody")])
+    app.append([okta_reset(began + HOUR, "u-calm00002", "u-svc-recovery")])
+    own = OwnResets(("u-svc-recovery",), ((began, began + MINUTE),))
+    start, end = NOW + HOUR / 2, NOW + 3 * HOUR
+    async with searching(app) as siem:
+        everything = await siem.reset_counts(start, end, MINUTE)
+        others = await siem.reset_counts(start, end, MINUTE, own=own)
+        seen = {s.account_id async for page in siem.sightings(start, end, own=own) for s in page}
+        unknown = await siem.unattributed(start, end, own=own)
+    assert sum(b.count for b in everything) == 62
+    assert [(b.start, b.count) for b in others if b.count] == [(began, 1), (began + HOUR, 1)]
+    assert seen == {"u-calm00001", "u-calm00002"}
+    assert not any(unknown.values())
+
+
+def okta_reset(at: datetime, account_id: str, actor: str) -> dict[str, Any]:
+    stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {
+        "data_stream": {"type": "logs", "dataset": "okta.system", "namespace": "default"},
+        "@timestamp": stamp,
+        "event": {
+            "action": "user.account.reset_password",
+            "outcome": "success",
+            "ingested": stamp,
+        },
+        "user": {"id": actor, "target": {"id": account_id}},
+    }

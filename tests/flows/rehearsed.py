@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -198,10 +198,15 @@ async def _other_block(api: httpx.AsyncClient, kind: str, fields: Mapping[str, s
 
 
 @asynccontextmanager
-async def rehearse(folder: Path, *, accounts: int, seed: int) -> AsyncIterator[Rehearsed]:
-    """Brings a stage up in `folder` and takes it down, whatever happens."""
+async def rehearse(
+    folder: Path, *, accounts: int, seed: int, change: Callable[[Runbook], None] | None = None
+) -> AsyncIterator[Rehearsed]:
+    """Brings a stage up in `folder` and takes it down, whatever happens. `change` edits the
+    runbook before it is written."""
     document: Runbook = yaml.safe_load((RUNBOOKS / "rehearsal.yaml").read_text(encoding="utf-8"))
     document["report"] = {"directory": str(folder / "reports")}
+    if change is not None:
+        change(document)
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch, runbook_file(document) as name:

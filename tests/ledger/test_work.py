@@ -345,3 +345,17 @@ def test_stage_times_are_paged_without_loss(world: Any) -> None:
     times = list(world.ledger.stage_times(world.incident))
     assert len(times) == len(set(times)) == 2200
     assert [ref for ref, _, _ in times] == [ref for ref in sorted(refs) for _ in range(2)]
+
+
+def test_spans_from_the_first_intention_to_the_last_outcome(world: Any) -> None:
+    """By incident and by exactly this step: other steps and incidents don't widen them."""
+    assert world.ledger.spans(STEP) == []
+    world.ledger.admit(world.incident, [world.placed(n) for n in range(2)])
+    first, second = [a.ref for a in world.ledger.accounts(world.incident)]
+    began = world.ledger.now()
+    world.carry_out([first], STEP)
+    ended = world.clock.forward(minutes=9)
+    world.carry_out([second], STEP)
+    world.clock.forward(hours=1)
+    world.carry_out([first], f"{STEP}.more")
+    assert world.ledger.spans(STEP) == [(began, ended)]

@@ -487,3 +487,34 @@ def test_a_checked_address_is_one_line_and_checks_again(raw: str) -> None:
         assert checked.value.isprintable()
         assert " " not in checked.value
         assert check_email(checked.value) == checked
+
+
+# ---------------------------------------------------------------- known stretches
+
+
+def test_a_known_burst_hides_no_other(monday_of_two: list[Bucket]) -> None:
+    """The stronger one belongs to an incident; the weaker one after it is told all the same."""
+    strong = find_burst(monday_of_two, POLICY, now=MONDAY)
+    assert strong is not None
+    assert strong.events > 300
+    known = [(strong.start, strong.end)]
+    weak = find_burst(monday_of_two, POLICY, now=MONDAY, known=known)
+    assert weak is not None
+    assert weak.start > strong.end
+    assert 60 <= weak.events <= 120
+    both = [*known, (weak.start, weak.end)]
+    assert find_burst(monday_of_two, POLICY, now=MONDAY, known=both) is None
+
+
+def test_a_burst_out_of_reach_is_not_told(monday_of_two: list[Bucket]) -> None:
+    recent = find_burst(monday_of_two, POLICY, now=MONDAY, searched=timedelta(hours=6))
+    assert recent is not None
+    assert recent.events < 200
+
+
+@pytest.fixture
+def monday_of_two() -> list[Bucket]:
+    """338 resets eight hours ago and 80 half an hour ago."""
+    origin, counts = ordinary(5, 0.5)
+    counts = with_burst(counts, counts.size - 480, 10, 338, 1)
+    return buckets(origin, with_burst(counts, counts.size - 30, 5, 80, 2))
