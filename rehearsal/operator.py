@@ -52,6 +52,10 @@ class Patient(httpx.AsyncHTTPTransport):
     """Asks again where the server says 503: its SQLite was locked by another write, nothing was
     done, and a person would click again. A look that got no answer in time is repeated too."""
 
+    def __init__(self) -> None:
+        # Less than the server's five seconds: it must not close what we are about to use.
+        super().__init__(limits=httpx.Limits(keepalive_expiry=2.0))
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         for _ in range(BUSY_TRIES):
             try:
