@@ -16,7 +16,7 @@ from rehearsal.stage import REQUESTER
 from rehearsal.stage import Stage as Rehearsal
 from rehearsal.verdict import Check, judge
 
-RESPOND_TIMEOUT = 600.0
+RESPOND_TIMEOUT = 900.0
 SHORT_RUN_TIMEOUT = 180.0
 WATCH_SECONDS = 0.5
 INCIDENT = "INC-2026-0142"

@@ -66,6 +66,10 @@ class Patient(httpx.AsyncHTTPTransport):
         self._client = str(uuid4())
         self._token = ""
 
+    def __init__(self) -> None:
+        # Less than the server's five seconds: it must not close what we are about to use.
+        super().__init__(limits=httpx.Limits(keepalive_expiry=2.0))
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["Authorization"] = self._authorization
         if request.method == "GET":

@@ -15,7 +15,8 @@ from prefect.exceptions import MissingContextError
 
 from ledger import Ledger
 from recovery.accounts import Account
-from recovery.errors import RecoveryError, TakenOver, Unreachable
+from recovery.errors import RecoveryError, TakenOver, Unknown, Unreachable
+from recovery.incident import Claimed
 from tasks.case import Case
 
 SURE_FOR = 0.75
@@ -47,14 +48,18 @@ class Claim:
         while True:
             asked = time.monotonic()
             now = datetime.now(UTC)
-            got = await asyncio.to_thread(
-                self._ledger.claim,
-                self._incident_id,
-                self._work,
-                holder=self._holder,
-                now=now,
-                until=now + self._life,
-            )
+            try:
+                got = await asyncio.to_thread(
+                    self._ledger.claim,
+                    self._incident_id,
+                    self._work,
+                    holder=self._holder,
+                    now=now,
+                    until=now + self._life,
+                )
+            except Unknown:
+                # Taken or not: asked again, the same holder gets it either way.
+                got = Claimed(False)
             if got.taken:
                 self._be_sure(asked, now)
                 self.lapsed_at = got.lapsed_at
@@ -81,7 +86,7 @@ class Claim:
             await asyncio.sleep(self._life.total_seconds() * RENEWED_AT)
             asked = time.monotonic()
             now = datetime.now(UTC)
-            with suppress(Unreachable):
+            with suppress(Unreachable, Unknown):
                 kept = await asyncio.to_thread(
                     self._ledger.renew_claims,
                     self._incident_id,
