@@ -15,7 +15,7 @@ from ledger import schema
 from ledger.enrollments import Enrollments, to_enrollment
 from ledger.transaction import Core, Transaction
 from recovery.errors import Unverified
-from recovery.incident import CodeCheck, PortalSession
+from recovery.incident import AuthenticatorKind, CodeCheck, PortalSession
 
 _table = schema.portal_sessions
 
@@ -115,6 +115,49 @@ class Sessions(Core):
             )
             tx.log(row.incident_id, "portal.candidate_stored", subject=row.ref)
 
+    def store_challenge(self, session_hash: str, challenge: str, *, ttl: timedelta) -> None:
+        """Keep the challenge that a new passkey has to sign, in place of the one before. Raises
+        Unverified without a live session whose code was accepted, or with a passkey already."""
+        with self._write() as tx:
+            row = _live(tx, session_hash, "storing a challenge")
+            if row.code_verified_at is None:
+                raise Unverified("storing a challenge", subject=row.ref, got="no accepted code")
+            if row.sealed_passkey is not None or row.completed_at is not None:
+                raise Unverified("storing a challenge", subject=row.ref, got="a passkey already")
+            _keep(tx, session_hash, challenge=challenge, challenge_expires_at=tx.now + ttl)
+            tx.log(row.incident_id, "portal.challenge_stored", subject=row.ref)
+
+    def take_challenge(self, session_hash: str) -> str | None:
+        """The session's challenge, which is then gone; None where there is none or it ran out. Of
+        any number of racers one gets it."""
+        with self._write() as tx:
+            row = _row(tx, session_hash)
+            if row is None or not row.challenge:
+                return None
+            _keep(tx, session_hash, challenge="", challenge_expires_at=None)
+            good = tx.now < row.expires_at and tx.now < row.challenge_expires_at
+            tx.log(
+                row.incident_id,
+                "portal.challenge_taken",
+                subject=row.ref,
+                facts={"result": "good" if good else "expired"},
+            )
+            challenge: str = row.challenge
+            return challenge if good else None
+
+    def store_passkey(self, session_hash: str, sealed: bytes) -> None:
+        """Keep the public half of a verified passkey, so that a lost answer of the platform costs
+        nothing; the first one stays. Raises Unverified without a live session whose code was
+        accepted."""
+        with self._write() as tx:
+            row = _live(tx, session_hash, "storing a passkey")
+            if row.code_verified_at is None:
+                raise Unverified("storing a passkey", subject=row.ref, got="no accepted code")
+            if row.sealed_passkey is not None or row.completed_at is not None:
+                return
+            _keep(tx, session_hash, sealed_passkey=sealed)
+            tx.log(row.incident_id, "portal.passkey_stored", subject=row.ref)
+
     def complete(self, session_hash: str) -> None:
         """The authenticator is bound: close the session and forget the sealed secret. Repeating
         does nothing. Raises Unverified unless this session redeemed its enrollment."""
@@ -134,7 +177,9 @@ class Sessions(Core):
             tx.conn.execute(
                 sa.update(_table)
                 .where(_table.c.session_hash == session_hash)
-                .values(completed_at=tx.now, sealed_candidate=None)
+                .values(
+                    completed_at=tx.now, sealed_candidate=None, sealed_passkey=None, challenge=""
+                )
             )
             tx.log(row.incident_id, "portal.completed", subject=row.ref)
 
@@ -155,6 +200,10 @@ def _judge(tx: Transaction, row: Row[Any], code_hash: str, max_attempts: int) ->
         return CodeCheck.WRONG
     tx.conn.execute(sa.update(_table).where(mine).values(code_hash="", code_verified_at=tx.now))
     return CodeCheck.ACCEPTED
+
+
+def _keep(tx: Transaction, session_hash: str, **values: Any) -> None:
+    tx.conn.execute(sa.update(_table).where(_table.c.session_hash == session_hash).values(**values))
 
 
 def _row(tx: Transaction, session_hash: str) -> Row[Any] | None:
@@ -182,4 +231,6 @@ def _session(row: Row[Any]) -> PortalSession:
         code_verified_at=row.code_verified_at,
         sealed_candidate=row.sealed_candidate,
         completed_at=row.completed_at,
+        sealed_passkey=row.sealed_passkey,
+        method=AuthenticatorKind(row.method) if row.method else None,
     )

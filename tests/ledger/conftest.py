@@ -19,7 +19,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from ledger import Ledger, schema
+from ledger import Ledger, revisions, schema
 from recovery.accounts import (
     Account,
     Act,
@@ -246,7 +246,8 @@ class PostgreSQL:
                     b" RETURNING 1) SELECT count(*) FROM head"
                 )
                 assert done.fetchone() == (1,)
-                connection.execute(b"UPDATE ledger_revision SET version_num = '0001'")
+                newest = revisions._newest()
+                connection.execute(f"UPDATE ledger_revision SET version_num = '{newest}'".encode())
             self._clean.append(name)
         except (psycopg.Error, AssertionError):
             self.admin(f"DROP DATABASE {name} WITH (FORCE)")

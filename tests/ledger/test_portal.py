@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from recovery.accounts import Stage, Verdict
-from recovery.errors import NotFound, Refused, Unverified
-from recovery.incident import CodeCheck
+from recovery.errors import Conflict, NotFound, Refused, Unverified
+from recovery.incident import AuthenticatorKind, CodeCheck
 
 TTL = timedelta(minutes=10)
 CODE_TTL = timedelta(minutes=3)
@@ -252,3 +252,49 @@ def test_the_walk_of_one_person(world: Any, enrollment: Any, session: str) -> No
     world.ledger.complete(session)
     assert world.stage(won.ref) is Stage.ENROLLED
     assert world.ledger.verify_audit()[0] == world.ledger.audit_head().seq
+
+
+def test_a_challenge_is_taken_once(world: Any, session: str) -> None:
+    with pytest.raises(Unverified, match="accepted code"):
+        world.ledger.store_challenge(session, "early", ttl=TTL)
+    assert world.ledger.take_challenge(session) is None
+    verified(world, session)
+    world.ledger.store_challenge(session, "first", ttl=CODE_TTL)
+    world.ledger.store_challenge(session, "second", ttl=CODE_TTL)
+    assert world.ledger.take_challenge(session) == "second", "the newest one alone"
+    assert world.ledger.take_challenge(session) is None
+    assert world.ledger.take_challenge("no such session") is None
+    world.ledger.store_challenge(session, "third", ttl=CODE_TTL)
+    world.clock.forward(minutes=3)
+    assert world.ledger.take_challenge(session) is None, "it ran out"
+    checked = [e for e in world.ledger.audit(world.incident) if e.event.endswith("challenge_taken")]
+    assert [entry.facts["result"] for entry in checked] == ["good", "expired"]
+
+
+def test_the_first_passkey_stays_and_goes_at_the_end(
+    world: Any, enrollment: Any, session: str
+) -> None:
+    with pytest.raises(Unverified, match="accepted code"):
+        world.ledger.store_passkey(session, b"early")
+    verified(world, session)
+    world.ledger.store_passkey(session, b"\x00first\xff")
+    world.ledger.store_passkey(session, b"second")
+    assert world.ledger.portal_session(session).sealed_passkey == b"\x00first\xff"
+    with pytest.raises(Unverified, match="passkey already"):
+        world.ledger.store_challenge(session, "late", ttl=TTL)
+    world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    world.ledger.complete(session)
+    after = world.ledger.portal_session(session)
+    assert (after.sealed_passkey, after.method) == (None, AuthenticatorKind.PASSKEY)
+
+
+def test_who_won_with_one_kind_does_not_bind_another(
+    world: Any, enrollment: Any, session: str
+) -> None:
+    """Two tabs of one browser: the platform would keep the first and the person use the second."""
+    assert world.ledger.portal_session(session).method is None
+    won = world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    with pytest.raises(Conflict, match="passkey"):
+        world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.TOTP)
+    again = world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    assert again == won
