@@ -27,6 +27,7 @@ from portal.guard import Guard, log
 from portal.health import Health
 from portal.keyed import Keyed, Sealer
 from portal.pages import HERE, Pages
+from portal.passkey import PasskeyDesk
 from portal.second_channel import SecondChannel
 from portal.settings import PortalSettings
 from recovery.accounts import Clock
@@ -61,8 +62,13 @@ def create_app(
     begin, second, fresh = Begin(door), SecondChannel(door), FreshLink(door)
     authenticator, authenticity, health = Authenticator(door), Authenticity(door), Health(ledger)
 
+    passkey = PasskeyDesk(door)
+
     async def home(request: Request) -> Response:
         return door.pages.page(request, "home")
+
+    async def advice(request: Request) -> Response:
+        return door.pages.page(request, "advice")
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -77,9 +83,13 @@ def create_app(
             Route("/enroll/code", second.page),
             Route("/enroll/code", second.judge, methods=["POST"]),
             Route("/enroll/code/send", second.send, methods=["POST"]),
+            Route("/enroll/choose", passkey.choice),
+            Route("/enroll/passkey/options", passkey.options, methods=["POST"]),
+            Route("/enroll/passkey", passkey.confirm, methods=["POST"]),
             Route("/enroll/authenticator", authenticator.page),
             Route("/enroll/authenticator", authenticator.confirm, methods=["POST"]),
             Route("/enroll/done", authenticator.done),
+            Route("/advice", advice),
             Route("/fresh-link", fresh.page),
             Route("/fresh-link", fresh.ask, methods=["POST"]),
             Route("/check", authenticity.page),

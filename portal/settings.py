@@ -71,6 +71,12 @@ class PortalSettings(_Section):
     support: str = Field("", description="How people reach somebody who can proof their identity.")
     answer_floor: Duration = timedelta(milliseconds=350)
     """No answer that could tell known from unknown comes earlier than this."""
+    passkeys: bool = Field(True, description="Off where the platform cannot keep passkeys.")
+    passkey_domain: str = Field(
+        "",
+        description="WebAuthn's RP id, where the platform's passkeys are made for a domain above "
+        "the portal's own host.",
+    )
 
     @field_validator("public_url")
     @classmethod
@@ -117,6 +123,27 @@ class PortalSettings(_Section):
         if not self.https and not self.loopback:
             raise ValueError("public_url must be https, except on this machine itself")
         return self
+
+    @model_validator(mode="after")
+    def _domain_of_ours(self) -> "PortalSettings":
+        domain = self.passkey_domain
+        if domain and self.host != domain and not self.host.endswith(f".{domain}"):
+            raise ValueError("passkey_domain must be the portal's host or a domain above it")
+        if domain and "." not in domain and domain != "localhost":
+            raise ValueError("passkey_domain must be a domain that somebody can own")
+        return self
+
+    @property
+    def rp_id(self) -> str | None:
+        """For which domain passkeys are made; None where none can be: browsers make no passkey
+        for an address without a name."""
+        if not self.passkeys:
+            return None
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return self.passkey_domain or self.host
+        return None
 
     @property
     def https(self) -> bool:
