@@ -93,7 +93,8 @@ class Stage:
             f"{len(self.world.traffic.documents):,} events over {self.policy.detect.baseline.days}"
             " days, Vault is OpenBao"
         )
-        self.portal_url = f"http://127.0.0.1:{free_port()}"
+        # A name, because browsers make passkeys for names alone.
+        self.portal_url = f"http://localhost:{free_port()}"
         signing_key, pem = new_signing_key("rehearsal-1")
         await asyncio.to_thread(
             self.world.vault.put,
@@ -120,7 +121,7 @@ class Stage:
         self.people = await enter(
             People(
                 self.portal_url,
-                self.world.access.platform,
+                self.world.access.platform.replace("127.0.0.1", "localhost"),
                 mailboxes,
                 population,
                 self.world.clock,
