@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.requests import Request
 
 from clients.platform import PlatformClient
 from clients.twilio import TwilioClient
 from ledger import Ledger
 from portal.forms import fields
+from portal.key_set import KeySet
 from portal.keyed import Keyed, Sealer, session_hash
 from portal.pages import Pages, client_of
 from portal.settings import Limit, PortalSettings
@@ -52,7 +52,7 @@ class Door:
     pages: Pages
     keyed: Keyed
     sealer: Sealer
-    keys: dict[str, Ed25519PublicKey]
+    keys: KeySet
 
     async def visit(self, request: Request) -> Visit:
         """Raises Lost."""

@@ -251,7 +251,7 @@ class Stage:
                 "organization": self.policy.notify.organization,
                 "site": self.policy.notify.site,
                 "issuer": asdict(Issuer(ISSUER, self.portal_url)),
-                "jwks": key_set,
+                "jwks_file": str(self._publish(key_set)),
                 "seal_key": Fernet.generate_key().decode(),
                 "code_key": self.code_key,
                 "enroll": self.policy.enroll.model_dump(mode="json"),
@@ -279,6 +279,11 @@ class Stage:
             environment={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)},
             folder=self.folder,
         )
+
+    def _publish(self, key_set: Mapping[str, Any]) -> Path:
+        path = self.folder / "jwks.json"
+        path.write_text(json.dumps(key_set), encoding="utf-8")
+        return path
 
     async def _portal_ready(self) -> None:
         assert self.portal is not None

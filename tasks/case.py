@@ -186,6 +186,10 @@ async def _load(name: str, kind: type[AnyBlock]) -> AnyBlock:
     return block
 
 
+load_block = _load
+"""For commands that need a block or two and no whole case."""
+
+
 async def preflight(case: Case) -> None:
     """Asks the systems that every phase depends on whether they answer, before the first act.
     Only scoping needs the SIEM, and asks it itself."""
@@ -215,4 +219,4 @@ async def _git_commit() -> str:
     return out.decode().strip() or "unversioned"
 
 
-__all__ = ["ROOT", "Case", "blocks", "open_case", "preflight"]
+__all__ = ["ROOT", "Case", "blocks", "load_block", "open_case", "preflight"]

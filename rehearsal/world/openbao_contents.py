@@ -15,7 +15,7 @@ import pyotp
 from rehearsal.world.openbao import OpenBao
 
 POLICIES = Path(__file__).with_name("policies")
-ROLES = ("recovery-flows", "recovery-portal")
+ROLES = ("recovery-flows", "recovery-portal", "recovery-signing-key")
 CHECKPOINT_KEY = "recovery-checkpoint"
 """Transit key (ed25519) that signs checkpoints of the audit log."""
 

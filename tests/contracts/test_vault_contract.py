@@ -449,14 +449,13 @@ async def test_the_flows_policy_refuses_the_rest(bao: Any, app_path: str) -> Non
                 forbidden()
 
 
-async def test_the_portal_reads_its_two_keys_and_nothing_else(bao: Any, app_path: str) -> None:
+async def test_the_portal_gets_its_platform_token_and_nothing_else(bao: Any, app_path: str) -> None:
     bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
     bao.contents.put("recovery/platform-bind", {"token": "t"})
     async with by_role(bao, "recovery-portal") as vault:
         await vault.check()
-        await vault.get("recovery/enrollment-signing-key")
         await vault.get("recovery/platform-bind")
-        for path in (app_path, "recovery/platform-admin"):
+        for path in (app_path, "recovery/platform-admin", "recovery/enrollment-signing-key"):
             with pytest.raises(Misconfigured):
                 await vault.get(path)
         with pytest.raises(Misconfigured):

@@ -1,8 +1,5 @@
-# What the enrollment portal may do: read its own two keys. No approver's code, no client secret.
-
-path "secret/data/recovery/enrollment-signing-key" {
-  capabilities = ["read"]
-}
+# What renders the enrollment portal's configuration may do; the portal itself never asks Vault. The
+# private key that signs links is not among it: the portal needs its public half alone.
 
 # The platform token that may only list and add an account's authenticators.
 path "secret/data/recovery/platform-bind" {
