@@ -12,6 +12,7 @@ from recovery.accounts import Stage
 from recovery.errors import RecoveryError
 from tasks import links
 from tasks.case import open_case, preflight
+from tasks.confirm import confirm_enrolled
 
 CHUNK = 500
 
@@ -47,6 +48,7 @@ async def follow_up(
             waiting = waiting if remind else []
             for start in range(0, len(waiting), CHUNK):
                 await links.remind(case, waiting[start : start + CHUNK])
+            await confirm_enrolled(case)
             return Completed(
                 message=f"{released} of {len(asked)} released, "
                 f"{len(waiting)} reminded within the budget."

@@ -9,6 +9,7 @@ from ledger.acts import Acts
 from ledger.app_clients import AppClients
 from ledger.approvals import Approvals
 from ledger.audit_log import AuditLog
+from ledger.confirmations import Confirmations
 from ledger.deliveries import Deliveries
 from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
@@ -34,6 +35,7 @@ class Ledger(
     Enrollments,
     Sessions,
     Links,
+    Confirmations,
     Deliveries,
     Throttle,
     AuditLog,

@@ -5,6 +5,7 @@ that judges, so that no number of parallel tries gets more of them than the poli
 """
 
 import hmac
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -57,7 +58,11 @@ class Sessions(Core):
             row = conn.execute(
                 sa.select(_table).where(_table.c.session_hash == session_hash)
             ).one_or_none()
-        return _session(row) if row is not None and now < row.expires_at else None
+        if row is None or now >= row.expires_at:
+            return None
+        session = _session(row)
+        open_challenge = row.challenge and now < row.challenge_expires_at
+        return replace(session, challenge=row.challenge) if open_challenge else session
 
     def store_code(
         self, session_hash: str, *, code_hash: str, ttl: timedelta, max_sends: int
@@ -127,35 +132,26 @@ class Sessions(Core):
             _keep(tx, session_hash, challenge=challenge, challenge_expires_at=tx.now + ttl)
             tx.log(row.incident_id, "portal.challenge_stored", subject=row.ref)
 
-    def take_challenge(self, session_hash: str) -> str | None:
-        """The session's challenge, which is then gone; None where there is none or it ran out. Of
-        any number of racers one gets it."""
+    def burn_challenge(self, session_hash: str) -> None:
+        """The session's challenge was answered wrongly: it is gone."""
         with self._write() as tx:
             row = _row(tx, session_hash)
-            if row is None or not row.challenge:
-                return None
-            _keep(tx, session_hash, challenge="", challenge_expires_at=None)
-            good = tx.now < row.expires_at and tx.now < row.challenge_expires_at
-            tx.log(
-                row.incident_id,
-                "portal.challenge_taken",
-                subject=row.ref,
-                facts={"result": "good" if good else "expired"},
-            )
-            challenge: str = row.challenge
-            return challenge if good else None
+            if row is not None and row.challenge:
+                _keep(tx, session_hash, challenge="", challenge_expires_at=None)
+                tx.log(row.incident_id, "portal.challenge_burned", subject=row.ref)
 
-    def store_passkey(self, session_hash: str, sealed: bytes) -> None:
-        """Keep the public half of a verified passkey, so that a lost answer of the platform costs
-        nothing; the first one stays. Raises Unverified without a live session whose code was
-        accepted."""
+    def store_passkey(self, session_hash: str, sealed: bytes, *, challenge: str) -> None:
+        """Keep the public half of a passkey that was verified for this challenge, which is used up
+        by it; so a lost answer of the platform costs nothing. The first one stays: a second press
+        of the same button changes nothing. Raises Unverified without a live session that has this
+        very challenge."""
         with self._write() as tx:
             row = _live(tx, session_hash, "storing a passkey")
-            if row.code_verified_at is None:
-                raise Unverified("storing a passkey", subject=row.ref, got="no accepted code")
             if row.sealed_passkey is not None or row.completed_at is not None:
                 return
-            _keep(tx, session_hash, sealed_passkey=sealed)
+            if not challenge or row.challenge != challenge or tx.now >= row.challenge_expires_at:
+                raise Unverified("storing a passkey", subject=row.ref, got="no open challenge")
+            _keep(tx, session_hash, sealed_passkey=sealed, challenge="", challenge_expires_at=None)
             tx.log(row.incident_id, "portal.passkey_stored", subject=row.ref)
 
     def complete(self, session_hash: str) -> None:

@@ -79,8 +79,11 @@ class Door:
         enrollment = self.ledger.enrollment(session.jti)
         if enrollment is None or enrollment.superseded_at is not None:
             return None
-        # Redeemed, perhaps by this very session, whose binding was not answered: let it go on.
-        if enrollment.redeemed_at is None and not self.ledger.live(enrollment, self.clock()):
+        if enrollment.redeemed_at is None:
+            if not self.ledger.live(enrollment, self.clock()):
+                return None
+        elif session.method is None and session.completed_at is None:
+            # Redeemed by another one. The winner whose binding was not answered may go on.
             return None
         return Visit(cookie, session, enrollment, self.ledger.account(session.ref))
 

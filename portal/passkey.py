@@ -8,7 +8,6 @@ import json
 import logging
 from datetime import timedelta
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 from webauthn import (
@@ -49,8 +48,6 @@ _ALGORITHMS = [
     COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256,
 ]
 _MOST_TRANSPORTS = 8
-_LOOKS = 6
-_BETWEEN_LOOKS_SECONDS = 0.15
 
 log = logging.getLogger("portal")
 
@@ -124,31 +121,28 @@ class PasskeyDesk:
             return elsewhere
         sealed = visit.session.sealed_passkey
         if sealed is None:
-            challenge = await in_thread(lambda: door.ledger.take_challenge(session))
             try:
-                made = self._made(visit, challenge, given)
+                sealed = await self._taken(visit, given)
             except Unverified as error:
                 log.info("a passkey was not taken for %s: %s", visit.session.ref, error.got)
-                sealed = await self._kept_meanwhile(session) if challenge is None else None
-                if sealed is None:
-                    return self._page(request, visit, 422, problem="passkey.refused")
-            else:
-                sealed = door.sealer.seal(visit.session.jti, made.text())
-                await self._keep(session, sealed)
+                await in_thread(lambda: door.ledger.burn_challenge(session))
+                return self._page(request, visit, 422, problem="passkey.refused")
         passkey = read_passkey(door.sealer.open(visit.session.jti, sealed))
         return await self._bind(request, visit, passkey)
 
-    async def _keep(self, session: str, sealed: bytes) -> None:
-        await in_thread(lambda: self._door.ledger.store_passkey(session, sealed))
+    async def _taken(self, visit: Visit, given: dict[str, str]) -> bytes:
+        """The sealed passkey that the session has from now on, or has by another press of the same
+        button. Raises Unverified."""
+        door, session = self._door, visit.session
+        made = self._made(visit, session.challenge, given)
+        sealed = door.sealer.seal(session.jti, made.text())
 
-    async def _kept_meanwhile(self, session: str) -> bytes | None:
-        """The passkey that another press of the same button has brought, a moment ago."""
-        for _ in range(_LOOKS):
-            row = await in_thread(lambda: self._door.ledger.portal_session(session))
-            if row is None or row.sealed_passkey is not None:
-                return row.sealed_passkey if row is not None else None
-            await anyio.sleep(_BETWEEN_LOOKS_SECONDS)
-        return None
+        def store() -> bytes:
+            door.ledger.store_passkey(session.session_hash, sealed, challenge=session.challenge)
+            kept = door.ledger.portal_session(session.session_hash)
+            return kept.sealed_passkey or sealed if kept is not None else sealed
+
+        return await in_thread(store)
 
     async def _bind(self, request: Request, visit: Visit, passkey: Passkey) -> Response:
         door = self._door
@@ -168,13 +162,13 @@ class PasskeyDesk:
                     request, "stuck", 422, about="stuck.account", support=door.settings.support
                 )
 
-    def _made(self, visit: Visit, challenge: str | None, given: dict[str, str]) -> Passkey:
+    def _made(self, visit: Visit, challenge: str, given: dict[str, str]) -> Passkey:
         """The passkey that was made for the session's challenge. Raises Unverified."""
         door = self._door
         form = read(PasskeyForm, given)
         rp_id = door.settings.rp_id
-        if challenge is None or form is None or rp_id is None:
-            got = "no open challenge" if challenge is None else "a malformed form"
+        if not challenge or form is None or rp_id is None:
+            got = "a malformed form" if challenge else "no open challenge"
             raise Unverified("Take a passkey", got=got)
         try:
             made = verify_registration_response(
@@ -236,7 +230,8 @@ class PasskeyDesk:
             status,
             problem=texts(problem) if problem else "",
             kept=kept or visit.session.sealed_passkey is not None,
-            left_minutes=self._door.minutes_left(visit),
+            # Bound or not, the link is used up by now: its end no longer matters.
+            left_minutes=None if kept else self._door.minutes_left(visit),
             csrf=self._door.keyed.form_token(visit.cookie),
         )
 

@@ -134,6 +134,8 @@ class PortalSession:
     completed_at: datetime | None = None
     sealed_passkey: bytes | None = None
     """The new passkey's public half as it was verified, sealed likewise."""
+    challenge: str = ""
+    """What a new passkey has to be made for; empty where there is none or it ran out."""
     method: AuthenticatorKind | None = None
     """What the enrollment was redeemed with; None before."""
 

@@ -254,32 +254,43 @@ def test_the_walk_of_one_person(world: Any, enrollment: Any, session: str) -> No
     assert world.ledger.verify_audit()[0] == world.ledger.audit_head().seq
 
 
-def test_a_challenge_is_taken_once(world: Any, session: str) -> None:
+def test_a_challenge_is_good_once(world: Any, session: str) -> None:
+    ledger = world.ledger
     with pytest.raises(Unverified, match="accepted code"):
-        world.ledger.store_challenge(session, "early", ttl=TTL)
-    assert world.ledger.take_challenge(session) is None
+        ledger.store_challenge(session, "early", ttl=TTL)
+    assert ledger.portal_session(session).challenge == ""
     verified(world, session)
-    world.ledger.store_challenge(session, "first", ttl=CODE_TTL)
-    world.ledger.store_challenge(session, "second", ttl=CODE_TTL)
-    assert world.ledger.take_challenge(session) == "second", "the newest one alone"
-    assert world.ledger.take_challenge(session) is None
-    assert world.ledger.take_challenge("no such session") is None
-    world.ledger.store_challenge(session, "third", ttl=CODE_TTL)
+    ledger.store_challenge(session, "first", ttl=CODE_TTL)
+    ledger.store_challenge(session, "second", ttl=CODE_TTL)
+    assert ledger.portal_session(session).challenge == "second", "the newest one alone"
+    for wrong in ("", "first"):
+        with pytest.raises(Unverified, match="no open challenge"):
+            ledger.store_passkey(session, b"x", challenge=wrong)
+    ledger.burn_challenge(session)
+    ledger.burn_challenge(session)
+    ledger.burn_challenge("no such session")
+    assert ledger.portal_session(session).challenge == ""
+    for wrong in ("", "second"):
+        with pytest.raises(Unverified, match="no open challenge"):
+            ledger.store_passkey(session, b"x", challenge=wrong)
+    ledger.store_challenge(session, "third", ttl=CODE_TTL)
     world.clock.forward(minutes=3)
-    assert world.ledger.take_challenge(session) is None, "it ran out"
-    checked = [e for e in world.ledger.audit(world.incident) if e.event.endswith("challenge_taken")]
-    assert [entry.facts["result"] for entry in checked] == ["good", "expired"]
+    assert ledger.portal_session(session).challenge == "", "it ran out"
+    with pytest.raises(Unverified, match="no open challenge"):
+        ledger.store_passkey(session, b"x", challenge="third")
+    assert world.events().count("portal.challenge_burned") == 1
+    assert ledger.portal_session(session).sealed_passkey is None
 
 
 def test_the_first_passkey_stays_and_goes_at_the_end(
     world: Any, enrollment: Any, session: str
 ) -> None:
-    with pytest.raises(Unverified, match="accepted code"):
-        world.ledger.store_passkey(session, b"early")
     verified(world, session)
-    world.ledger.store_passkey(session, b"\x00first\xff")
-    world.ledger.store_passkey(session, b"second")
-    assert world.ledger.portal_session(session).sealed_passkey == b"\x00first\xff"
+    world.ledger.store_challenge(session, "c", ttl=CODE_TTL)
+    world.ledger.store_passkey(session, b"\x00first\xff", challenge="c")
+    world.ledger.store_passkey(session, b"second", challenge="c")
+    kept = world.ledger.portal_session(session)
+    assert (kept.sealed_passkey, kept.challenge) == (b"\x00first\xff", "")
     with pytest.raises(Unverified, match="passkey already"):
         world.ledger.store_challenge(session, "late", ttl=TTL)
     world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)

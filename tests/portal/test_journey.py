@@ -265,4 +265,5 @@ async def test_a_new_message_may_be_opened_in_a_second_browser(
     )
     assert page.path == "/enroll/done"
     page = await first.open("/enroll/done")
-    assert page.path == "/enroll/code", "who did not win is not told that he is done"
+    assert page.status == 400, "who did not win is not told that he is done"
+    assert "/fresh-link" in page.links

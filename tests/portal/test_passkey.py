@@ -322,8 +322,8 @@ async def test_twenty_presses_bind_one_passkey(make_world: MakeWorld, person: st
     pages = await asyncio.gather(*(browser.send(form, credential=made) for _ in range(20)))
     assert {page.path for page in pages} == {"/enroll/done"}
     assert len(world.platform.authenticators_of(person)) == 1
-    taken = [e for e in world.ledger.audit(INCIDENT) if e.event == "portal.challenge_taken"]
-    assert len(taken) == 1
+    stored = [e for e in world.ledger.audit(INCIDENT) if e.event == "portal.passkey_stored"]
+    assert len(stored) == 1
     assert await signs_in(world, device, person)
 
 
