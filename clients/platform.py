@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from clients.http import OnWire, Wire, segment
 from clients.platform_answers import (
+    AuthenticatorsAnswer,
     BannersAnswer,
     ClientsAnswer,
     CreatedAnswer,
@@ -28,6 +29,7 @@ from recovery.app_clients import AppClient, ClientSecret
 from recovery.contain import CredentialKind
 from recovery.errors import Incomplete, NotFound, Refused
 from recovery.messages import BannerCopy
+from recovery.passkey import Passkey
 from recovery.validate import LiveCredentials
 
 __all__ = ["NewSecret", "PlatformClient", "PlatformPaths"]
@@ -166,6 +168,31 @@ class PlatformClient(OnWire):
             ok=(200, 201),
         )
         return self._wire.read(response, CreatedAnswer).id
+
+    async def bind_passkey(self, account_id: str, passkey: Passkey, *, key: str, label: str) -> str:
+        """Binds the public half; the authenticator's id. The same `key` again gives the same id;
+        Conflict where another authenticator was bound with it."""
+        response = await self._on_account(
+            "POST",
+            self._paths.passkeys,
+            account_id,
+            "Bind a passkey",
+            json={
+                "type": "passkey",
+                **passkey.document(),
+                "label": label,
+                "idempotency_key": key,
+            },
+            ok=(200, 201),
+        )
+        return self._wire.read(response, CreatedAnswer).id
+
+    async def passkeys(self, account_id: str) -> list[bytes]:
+        """Credential ids of the passkeys that the account has, so that none is made twice."""
+        response = await self._on_account(
+            "GET", self._paths.passkeys, account_id, "List the passkeys"
+        )
+        return self._wire.read(response, AuthenticatorsAnswer).passkeys()
 
     async def live(self, account_id: str) -> LiveCredentials:
         """What the platform counts as alive at this moment."""

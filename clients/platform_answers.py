@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegativeInt, SecretStr
 
 from recovery.accounts import RosterEntry
 from recovery.app_clients import AppClient, ClientSecret, Consumer
+from recovery.passkey import from_b64url
 from recovery.validate import LiveCredentials
 
 
@@ -70,6 +71,23 @@ class RemovedAnswer(BaseModel):
 
 class CreatedAnswer(BaseModel):
     id: Id
+
+
+def _bytes(value: object) -> object:
+    return from_b64url(value) if isinstance(value, str) else value
+
+
+class _AuthenticatorAnswer(BaseModel):
+    type: str
+    credential_id: Annotated[bytes | None, BeforeValidator(_bytes)] = None
+
+
+class AuthenticatorsAnswer(BaseModel):
+    authenticators: list[_AuthenticatorAnswer]
+
+    def passkeys(self) -> list[bytes]:
+        ids = [one.credential_id for one in self.authenticators if one.type == "passkey"]
+        return [credential_id for credential_id in ids if credential_id]
 
 
 class SummaryAnswer(BaseModel):

@@ -24,6 +24,7 @@ class PlatformPaths:
     password_reset: str = "/admin/accounts/{account}/password-reset"  # noqa: S105 - a path
     live: str = "/admin/accounts/{account}/credentials-summary"
     authenticators: str = "/admin/accounts/{account}/authenticators"
+    passkeys: str = "/admin/accounts/{account}/authenticators"
     banners: str = "/admin/accounts/{account}/banners"
     clients: str = "/admin/clients"
     secrets: str = "/admin/clients/{client}/secrets"

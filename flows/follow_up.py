@@ -13,6 +13,7 @@ from flows.settle import settling
 from recovery.accounts import Stage
 from tasks import links
 from tasks.case import Case, Rights
+from tasks.confirm import confirm_enrolled
 
 CHUNK = 500
 LANE = "follow-up"
@@ -58,6 +59,7 @@ async def _send(case: Case, asked: list[str], *, remind: bool, actor: str) -> St
     waiting = waiting if remind else []
     for start in range(0, len(waiting), CHUNK):
         await links.remind(case, waiting[start : start + CHUNK])
+    await confirm_enrolled(case)
     return Completed(
         message=f"{released} of {len(asked)} released, {len(waiting)} reminded within the budget."
     )

@@ -17,7 +17,10 @@ from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
 from tasks import notify as tasks
 from tasks.case import Case, Rights, open_case, preflight
+from tasks.confirm import confirm_enrolled
 from tasks.links import serve_requests
+
+TELL_EVERY_SECONDS = 5.0
 
 
 @operator_flow("notify")
@@ -36,6 +39,10 @@ async def send_all(case: Case) -> PhaseResult:
     return await over_waves(case, Phase.NOTIFY, tasks.STEP, tasks.send_notices)
 
 
+def _untold(case: Case) -> bool:
+    return bool(case.ledger.unconfirmed(case.incident_id, limit=1))
+
+
 @operator_flow("serve-links")
 async def serve_links(
     incident_id: IncidentId,
@@ -51,8 +58,8 @@ async def serve_links(
 ) -> State[object]:
     """Answer people who ask the portal for a fresh link, for as long as this run lasts.
 
-    A fresh link goes only to the contacts on record and replaces the one before; the runbook's
-    message budget holds.
+    Who has enrolled is told so, over a channel that was not just used for it. A fresh link goes
+    only to the contacts on record and replaces the one before; the runbook's message budget holds.
     """
 
     async def work(case: Case) -> State[object]:
@@ -67,6 +74,7 @@ async def serve_links(
 async def _serve(case: Case, lasting: timedelta, interval_seconds: float) -> int:
     loop = asyncio.get_running_loop()
     until, served = loop.time() + lasting.total_seconds(), 0
+    tell_at = loop.time()
     while loop.time() < until:
         await case.brake.check()
         pending = await asyncio.to_thread(case.ledger.pending_link_requests, case.incident_id)
@@ -74,5 +82,9 @@ async def _serve(case: Case, lasting: timedelta, interval_seconds: float) -> int
             counts = await serve_requests(case, pending)
             served += len(pending)
             get_run_logger().info("%s fresh links: %s", len(pending), counts)
+        if loop.time() >= tell_at and await asyncio.to_thread(_untold, case):
+            # Gathered for a while: a task run costs more than the notice of one person.
+            tell_at = loop.time() + TELL_EVERY_SECONDS
+            await confirm_enrolled(case)
         await case.brake.unless(asyncio.sleep(interval_seconds))
     return served

@@ -11,6 +11,7 @@ from ledger.approvals import Approvals
 from ledger.audit_log import AuditLog
 from ledger.checkpoints import Checkpoints
 from ledger.claims import Claims
+from ledger.confirmations import Confirmations
 from ledger.deliveries import Deliveries
 from ledger.enrollments import Enrollments
 from ledger.incidents import Incidents
@@ -39,6 +40,7 @@ class Ledger(
     Enrollments,
     Sessions,
     Links,
+    Confirmations,
     Deliveries,
     Throttle,
     AuditLog,

@@ -19,8 +19,8 @@ from ledger.bulk import insert_rows, one_of
 from ledger.stages import move, return_to_issued
 from ledger.transaction import Core, Transaction, chunks, unique
 from recovery.accounts import Stage, Verdict
-from recovery.errors import NotFound, Unverified
-from recovery.incident import Enrollment
+from recovery.errors import Conflict, NotFound, Unverified
+from recovery.incident import AuthenticatorKind, Enrollment
 
 _table = schema.enrollments
 _accounts = schema.accounts
@@ -142,12 +142,15 @@ class Enrollments(Core):
             and enrollment.superseded_at is None
         )
 
-    def redeem(self, jti: str, session_hash: str) -> Enrollment:
+    def redeem(
+        self, jti: str, session_hash: str, *, method: AuthenticatorKind = AuthenticatorKind.TOTP
+    ) -> Enrollment:
         """Use the enrollment up for this browser's session. Of any number of racers one wins; the
-        winner may ask again and gets the same row. Everybody else: Unverified."""
+        winner may ask again and gets the same row. Everybody else: Unverified. Conflict for the
+        winner who comes with another kind of authenticator than the one that it won with."""
         with self._write() as tx:
             session = tx.conn.execute(
-                sa.select(_sessions.c.jti, _sessions.c.expires_at).where(
+                sa.select(_sessions.c.jti, _sessions.c.expires_at, _sessions.c.method).where(
                     _sessions.c.session_hash == session_hash
                 )
             ).one_or_none()
@@ -172,12 +175,24 @@ class Enrollments(Core):
             row = tx.conn.execute(sa.select(_table).where(_table.c.jti == jti)).one()
             if not won and row.redeemed_by != session_hash:
                 raise Unverified("redeeming an enrollment", subject=row.ref, got=_why_not(row))
+            if not won and session.method not in ("", method):
+                raise Conflict(
+                    "redeeming an enrollment",
+                    subject=row.ref,
+                    code="another method",
+                    got=f"redeemed with {session.method}",
+                )
             if won:
+                tx.conn.execute(
+                    sa.update(_sessions)
+                    .where(_sessions.c.session_hash == session_hash)
+                    .values(method=method.value)
+                )
                 tx.log(
                     row.incident_id,
                     "enrollment.redeemed",
                     subject=row.ref,
-                    facts={"generation": row.generation},
+                    facts={"generation": row.generation, "method": method.value},
                 )
             return to_enrollment(row)
 

@@ -107,7 +107,7 @@ class Links(Core):
                         sa.select(_accounts.c.incident_id).where(_accounts.c.ref == ref)
                     ),
                     _acts.c.subject == ref,
-                    sa.or_(of_step("notify"), of_step("notify_manual")),
+                    sa.or_(of_step("notify"), of_step("notify_manual"), of_step("notify_enrolled")),
                     _acts.c.verdict.in_([v.value for v in Verdict if v.settled_well]),
                 )
                 .order_by(_acts.c.settled_at, _acts.c.id)

@@ -332,6 +332,10 @@ portal_sessions = sa.Table(
     _maybe_time("code_verified_at"),
     sa.Column("sealed_candidate", sa.LargeBinary),
     _maybe_time("completed_at"),
+    _text("challenge", ""),
+    _maybe_time("challenge_expires_at"),
+    sa.Column("sealed_passkey", sa.LargeBinary),
+    _text("method", ""),  # totp or passkey, from the redemption on
     sa.Index("portal_sessions_by_jti", "jti"),
 )
 

@@ -5,6 +5,7 @@ that judges, so that no number of parallel tries gets more of them than the poli
 """
 
 import hmac
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from ledger import schema
 from ledger.enrollments import Enrollments, to_enrollment
 from ledger.transaction import Core, Transaction
 from recovery.errors import Unverified
-from recovery.incident import CodeCheck, PortalSession
+from recovery.incident import AuthenticatorKind, CodeCheck, PortalSession
 
 _table = schema.portal_sessions
 
@@ -57,7 +58,11 @@ class Sessions(Core):
             row = conn.execute(
                 sa.select(_table).where(_table.c.session_hash == session_hash)
             ).one_or_none()
-        return _session(row) if row is not None and now < row.expires_at else None
+        if row is None or now >= row.expires_at:
+            return None
+        session = _session(row)
+        open_challenge = row.challenge and now < row.challenge_expires_at
+        return replace(session, challenge=row.challenge) if open_challenge else session
 
     def store_code(
         self, session_hash: str, *, code_hash: str, ttl: timedelta, max_sends: int
@@ -115,6 +120,40 @@ class Sessions(Core):
             )
             tx.log(row.incident_id, "portal.candidate_stored", subject=row.ref)
 
+    def store_challenge(self, session_hash: str, challenge: str, *, ttl: timedelta) -> None:
+        """Keep the challenge that a new passkey has to sign, in place of the one before. Raises
+        Unverified without a live session whose code was accepted, or with a passkey already."""
+        with self._write() as tx:
+            row = _live(tx, session_hash, "storing a challenge")
+            if row.code_verified_at is None:
+                raise Unverified("storing a challenge", subject=row.ref, got="no accepted code")
+            if row.sealed_passkey is not None or row.completed_at is not None:
+                raise Unverified("storing a challenge", subject=row.ref, got="a passkey already")
+            _keep(tx, session_hash, challenge=challenge, challenge_expires_at=tx.now + ttl)
+            tx.log(row.incident_id, "portal.challenge_stored", subject=row.ref)
+
+    def burn_challenge(self, session_hash: str) -> None:
+        """The session's challenge was answered wrongly: it is gone."""
+        with self._write() as tx:
+            row = _row(tx, session_hash)
+            if row is not None and row.challenge:
+                _keep(tx, session_hash, challenge="", challenge_expires_at=None)
+                tx.log(row.incident_id, "portal.challenge_burned", subject=row.ref)
+
+    def store_passkey(self, session_hash: str, sealed: bytes, *, challenge: str) -> None:
+        """Keep the public half of a passkey that was verified for this challenge, which is used up
+        by it; so a lost answer of the platform costs nothing. The first one stays: a second press
+        of the same button changes nothing. Raises Unverified without a live session that has this
+        very challenge."""
+        with self._write() as tx:
+            row = _live(tx, session_hash, "storing a passkey")
+            if row.sealed_passkey is not None or row.completed_at is not None:
+                return
+            if not challenge or row.challenge != challenge or tx.now >= row.challenge_expires_at:
+                raise Unverified("storing a passkey", subject=row.ref, got="no open challenge")
+            _keep(tx, session_hash, sealed_passkey=sealed, challenge="", challenge_expires_at=None)
+            tx.log(row.incident_id, "portal.passkey_stored", subject=row.ref)
+
     def complete(self, session_hash: str) -> None:
         """The authenticator is bound: close the session and forget the sealed secret. Repeating
         does nothing. Raises Unverified unless this session redeemed its enrollment."""
@@ -134,7 +173,9 @@ class Sessions(Core):
             tx.conn.execute(
                 sa.update(_table)
                 .where(_table.c.session_hash == session_hash)
-                .values(completed_at=tx.now, sealed_candidate=None)
+                .values(
+                    completed_at=tx.now, sealed_candidate=None, sealed_passkey=None, challenge=""
+                )
             )
             tx.log(row.incident_id, "portal.completed", subject=row.ref)
 
@@ -155,6 +196,10 @@ def _judge(tx: Transaction, row: Row[Any], code_hash: str, max_attempts: int) ->
         return CodeCheck.WRONG
     tx.conn.execute(sa.update(_table).where(mine).values(code_hash="", code_verified_at=tx.now))
     return CodeCheck.ACCEPTED
+
+
+def _keep(tx: Transaction, session_hash: str, **values: Any) -> None:
+    tx.conn.execute(sa.update(_table).where(_table.c.session_hash == session_hash).values(**values))
 
 
 def _row(tx: Transaction, session_hash: str) -> Row[Any] | None:
@@ -182,4 +227,6 @@ def _session(row: Row[Any]) -> PortalSession:
         code_verified_at=row.code_verified_at,
         sealed_candidate=row.sealed_candidate,
         completed_at=row.completed_at,
+        sealed_passkey=row.sealed_passkey,
+        method=AuthenticatorKind(row.method) if row.method else None,
     )

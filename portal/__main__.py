@@ -19,7 +19,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from clients.http import Wire
-from clients.platform import PlatformClient
+from clients.platform import PlatformClient, PlatformPaths
 from clients.twilio import TwilioClient
 from ledger import Ledger
 from ledger.clock import OffsetClock, wall_clock
@@ -66,7 +66,10 @@ async def serve(config: PortalConfig, listening: socket.socket) -> None:
         app = create_app(
             config.portal,
             ledger=ledger,
-            platform=PlatformClient(await stack.enter_async_context(_platform_wire(config))),
+            platform=PlatformClient(
+                await stack.enter_async_context(_platform_wire(config)),
+                PlatformPaths.of(config.platform.paths),
+            ),
             sms=await _sms(config, stack),
             clock=clock,
         )

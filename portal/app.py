@@ -3,6 +3,7 @@
 GET and HEAD have no effect anywhere (RFC 9110, 9.2.1): mail scanners open every link.
 """
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,13 +26,17 @@ from portal.door import Door, Forged, Lost
 from portal.fresh_link import FreshLink
 from portal.guard import Guard, log
 from portal.health import Health
+from portal.key_set import KeySet
 from portal.keyed import Keyed, Sealer
 from portal.pages import HERE, Pages
+from portal.passkey import PasskeyDesk
 from portal.second_channel import SecondChannel
 from portal.settings import PortalSettings
 from recovery.accounts import Clock
-from recovery.enroll import public_keys
 from recovery.errors import RecoveryError, Unverified
+
+KEYS_CACHED = "public, max-age=300"
+"""Others may keep our keys for five minutes; a new key is published for longer before it signs."""
 
 
 def create_app(
@@ -56,13 +61,23 @@ def create_app(
         pages=Pages(settings),
         keyed=Keyed(settings.code_key.get_secret_value().encode()),
         sealer=Sealer(settings.seal_key.get_secret_value()),
-        keys=public_keys(settings.jwks),
+        keys=KeySet(settings.keys, clock),
     )
     begin, second, fresh = Begin(door), SecondChannel(door), FreshLink(door)
     authenticator, authenticity, health = Authenticator(door), Authenticity(door), Health(ledger)
 
+    passkey = PasskeyDesk(door)
+
     async def home(request: Request) -> Response:
         return door.pages.page(request, "home")
+
+    async def advice(request: Request) -> Response:
+        return door.pages.page(request, "advice")
+
+    async def keys(request: Request) -> Response:
+        headers = {"cache-control": KEYS_CACHED, "access-control-allow-origin": "*"}
+        kind = "application/jwk-set+json"
+        return Response(json.dumps(door.keys.document()), headers=headers, media_type=kind)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -77,9 +92,14 @@ def create_app(
             Route("/enroll/code", second.page),
             Route("/enroll/code", second.judge, methods=["POST"]),
             Route("/enroll/code/send", second.send, methods=["POST"]),
+            Route("/enroll/choose", passkey.choice),
+            Route("/enroll/passkey/options", passkey.options, methods=["POST"]),
+            Route("/enroll/passkey", passkey.confirm, methods=["POST"]),
             Route("/enroll/authenticator", authenticator.page),
             Route("/enroll/authenticator", authenticator.confirm, methods=["POST"]),
             Route("/enroll/done", authenticator.done),
+            Route("/advice", advice),
+            Route("/.well-known/jwks.json", keys),
             Route("/fresh-link", fresh.page),
             Route("/fresh-link", fresh.ask, methods=["POST"]),
             Route("/check", authenticity.page),

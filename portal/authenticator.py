@@ -16,6 +16,7 @@ from portal.forms import CodeForm, read
 from portal.pages import see
 from portal.texts import choose
 from recovery.errors import Unverified
+from recovery.incident import AuthenticatorKind
 
 _WINDOW_STEPS = 1
 
@@ -26,19 +27,17 @@ class Authenticator:
 
     async def page(self, request: Request) -> Response:
         visit = await self._door.visit(request)
-        if visit.session.completed_at is not None:
-            return see("/enroll/done")
-        if visit.session.sealed_candidate is None:
-            return see("/enroll/code")
+        elsewhere = self._elsewhere(visit)
+        if elsewhere is not None:
+            return elsewhere
         return self._page(request, visit, self._secret(visit))
 
     async def confirm(self, request: Request) -> Response:
         door = self._door
         visit, given = await door.visit_by_form(request)
-        if visit.session.completed_at is not None:
-            return see("/enroll/done")
-        if visit.session.sealed_candidate is None:
-            return see("/enroll/code")
+        elsewhere = self._elsewhere(visit)
+        if elsewhere is not None:
+            return elsewhere
         limit = door.settings.limits.confirmations_per_session
         if not await door.allowed("confirm", visit.session.session_hash, limit):
             return door.pages.error(request, 429)
@@ -56,6 +55,8 @@ class Authenticator:
         match bound:
             case Bound.DONE:
                 return see("/enroll/done")
+            case Bound.OTHER:
+                return see("/enroll/choose")
             case Bound.AGAIN:
                 return self._page(request, visit, secret, 503, problem="app.again")
             case Bound.REFUSED:
@@ -67,7 +68,22 @@ class Authenticator:
         visit = await self._door.visit(request)
         if visit.session.completed_at is None:
             return see("/enroll/code")
-        return self._door.pages.page(request, "done")
+        return self._door.pages.page(
+            request, "done", passkey=visit.session.method is AuthenticatorKind.PASSKEY
+        )
+
+    @staticmethod
+    def _elsewhere(visit: Visit) -> Response | None:
+        """Where a session belongs that is not at this page. A passkey that was made is bound: the
+        person's device has it, and no other authenticator will be."""
+        session = visit.session
+        if session.completed_at is not None:
+            return see("/enroll/done")
+        if session.sealed_candidate is None:
+            return see("/enroll/code")
+        if session.sealed_passkey is not None and session.method is not AuthenticatorKind.TOTP:
+            return see("/enroll/choose")
+        return None
 
     def _secret(self, visit: Visit) -> str:
         sealed = visit.session.sealed_candidate

@@ -7,8 +7,17 @@ import os
 import stat
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from clients.platform_paths import PlatformPaths
 from portal.settings import PortalSettings
 from recovery.errors import Misconfigured
 
@@ -37,6 +46,15 @@ class LedgerConfig(_Section):
 class PlatformConfig(_Tls):
     base_url: str
     token: SecretStr = Field(description="May bind authenticators and nothing else.")
+    paths: dict[str, str] = Field(
+        default_factory=dict, description="As `paths` of the block: those that differ, by name."
+    )
+
+    @field_validator("paths")
+    @classmethod
+    def _known_paths(cls, paths: dict[str, str]) -> dict[str, str]:
+        PlatformPaths.of(paths)
+        return paths
 
 
 class SmsConfig(_Tls):

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.requests import Request
 
 from clients.platform import PlatformClient
 from clients.twilio import TwilioClient
 from ledger import Ledger
 from portal.forms import fields
+from portal.key_set import KeySet
 from portal.keyed import Keyed, Sealer, session_hash
 from portal.pages import Pages, client_of
 from portal.settings import Limit, PortalSettings
@@ -52,7 +52,7 @@ class Door:
     pages: Pages
     keyed: Keyed
     sealer: Sealer
-    keys: dict[str, Ed25519PublicKey]
+    keys: KeySet
 
     async def visit(self, request: Request) -> Visit:
         """Raises Lost."""
@@ -79,8 +79,11 @@ class Door:
         enrollment = self.ledger.enrollment(session.jti)
         if enrollment is None or enrollment.superseded_at is not None:
             return None
-        # Redeemed, perhaps by this very session, whose binding was not answered: let it go on.
-        if enrollment.redeemed_at is None and not self.ledger.live(enrollment, self.clock()):
+        if enrollment.redeemed_at is None:
+            if not self.ledger.live(enrollment, self.clock()):
+                return None
+        elif session.method is None and session.completed_at is None:
+            # Redeemed by another one. The winner whose binding was not answered may go on.
             return None
         return Visit(cookie, session, enrollment, self.ledger.account(session.ref))
 

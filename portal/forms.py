@@ -56,6 +56,10 @@ class CodeForm(_Form):
     code: Digits
 
 
+class PasskeyForm(_Form):
+    credential: Annotated[str, Field(min_length=2, max_length=8192, repr=False)]
+
+
 class FreshLinkForm(_Form):
     identifier: Identifier
 

@@ -26,7 +26,11 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals.update(
-            organization=settings.organization, site=settings.site, address=settings.public_url
+            organization=settings.organization,
+            site=settings.site,
+            address=settings.public_url,
+            support=settings.support,
+            passkeys=settings.rp_id is not None,
         )
 
     def page(

@@ -38,7 +38,7 @@ class SecondChannel:
         if visit.session.completed_at is not None:
             return see("/enroll/done")
         if visit.session.sealed_candidate is not None:
-            return see("/enroll/authenticator")
+            return see("/enroll/choose")
         return self._page(request, visit)
 
     async def send(self, request: Request) -> Response:
@@ -64,7 +64,7 @@ class SecondChannel:
         visit, given = await door.visit_by_form(request)
         if visit.session.code_verified_at is not None:
             await self._prepare(visit)
-            return see("/enroll/authenticator")
+            return see("/enroll/choose")
         wrong = _count(given.get("wrong", ""))
         form = read(CodeForm, given)
         if form is None:
@@ -75,7 +75,7 @@ class SecondChannel:
         match await self._check(visit, form.code):
             case CodeCheck.ACCEPTED:
                 await self._prepare(visit)
-                return see("/enroll/authenticator")
+                return see("/enroll/choose")
             case CodeCheck.WRONG:
                 left = max(0, door.settings.enroll.code_attempts - wrong - 1)
                 problem = {0: "code.exhausted", 1: "code.wrong.one"}.get(left, "code.wrong.many")

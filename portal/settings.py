@@ -2,14 +2,15 @@
 
 from datetime import timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
-from jwt.exceptions import InvalidKeyError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from recovery.enroll import Issuer, public_keys
+from portal.key_set import usable
+from recovery.enroll import Issuer
 from recovery.policy import Duration, EnrollPolicy
 
 
@@ -59,7 +60,12 @@ class PortalSettings(_Section):
     organization: str = Field(min_length=1, description="How people know us.")
     site: str = Field(min_length=3, description="The platform's address that people type.")
     issuer: Issuer = Field(description="Whose tokens are accepted, and for whom they are made.")
-    jwks: dict[str, Any] = Field(description="The public halves of the enrollment signing keys.")
+    jwks: dict[str, Any] | None = Field(
+        None, description="The public halves of the enrollment signing keys; or `jwks_file`."
+    )
+    jwks_file: Path | None = Field(
+        None, description="The same in a file, which is read again whenever it changes."
+    )
     seal_key: SecretStr = Field(description="Fernet key that seals authenticator secrets.")
     code_key: SecretStr = Field(description="HMAC key for codes, 32 characters or more.")
     enroll: EnrollPolicy = EnrollPolicy()
@@ -71,6 +77,12 @@ class PortalSettings(_Section):
     support: str = Field("", description="How people reach somebody who can proof their identity.")
     answer_floor: Duration = timedelta(milliseconds=350)
     """No answer that could tell known from unknown comes earlier than this."""
+    passkeys: bool = Field(True, description="Off where the platform cannot keep passkeys.")
+    passkey_domain: str = Field(
+        "",
+        description="WebAuthn's RP id, where the platform's passkeys are made for a domain above "
+        "the portal's own host.",
+    )
 
     @field_validator("public_url")
     @classmethod
@@ -80,7 +92,8 @@ class PortalSettings(_Section):
             raise ValueError("an origin with its scheme, such as https://enroll.example.com")
         if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError("an origin has no path, query, fragment or user")
-        return f"{parts.scheme}://{parts.netloc.lower()}"
+        default = {"https": ":443", "http": ":80"}[parts.scheme]
+        return f"{parts.scheme}://{parts.netloc.lower().removesuffix(default)}"
 
     @field_validator("seal_key")
     @classmethod
@@ -100,23 +113,54 @@ class PortalSettings(_Section):
 
     @field_validator("jwks")
     @classmethod
-    def _usable(cls, value: dict[str, Any]) -> dict[str, Any]:
-        rows = value.get("keys", [])
-        if any("d" in row for row in rows):
-            raise ValueError("public keys alone: a private one stands here")
-        try:
-            usable = public_keys(value)
-        except (InvalidKeyError, KeyError):
-            usable = {}
-        if not usable:
-            raise ValueError("at least one Ed25519 key with its kid")
+    def _usable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            usable(value)
         return value
+
+    @field_validator("issuer")
+    @classmethod
+    def _normal_audience(cls, value: Issuer) -> Issuer:
+        return Issuer(value.issuer, value.audience.rstrip("/"))
+
+    @model_validator(mode="after")
+    def _keys_once(self) -> "PortalSettings":
+        if (self.jwks is None) == (self.jwks_file is None):
+            raise ValueError("one of jwks and jwks_file")
+        return self
+
+    @property
+    def keys(self) -> dict[str, Any] | Path:
+        found = self.jwks_file if self.jwks is None else self.jwks
+        assert found is not None
+        return found
 
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> "PortalSettings":
         if not self.https and not self.loopback:
             raise ValueError("public_url must be https, except on this machine itself")
         return self
+
+    @model_validator(mode="after")
+    def _domain_of_ours(self) -> "PortalSettings":
+        domain = self.passkey_domain
+        if domain and self.host != domain and not self.host.endswith(f".{domain}"):
+            raise ValueError("passkey_domain must be the portal's host or a domain above it")
+        if domain and "." not in domain and domain != "localhost":
+            raise ValueError("passkey_domain must be a domain that somebody can own")
+        return self
+
+    @property
+    def rp_id(self) -> str | None:
+        """For which domain passkeys are made; None where none can be: browsers make no passkey
+        for an address without a name."""
+        if not self.passkeys:
+            return None
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return self.passkey_domain or self.host
+        return None
 
     @property
     def https(self) -> bool:

@@ -96,6 +96,8 @@ def public_keys(key_set: Mapping[str, Any]) -> dict[str, Ed25519PublicKey]:
     for row in key_set.get("keys", ()):
         if row.get("kty") != "OKP" or row.get("crv") != "Ed25519":
             continue
+        if row.get("use", "sig") != "sig" or row.get("alg", ALGORITHM) != ALGORITHM:
+            continue
         key = jwt.algorithms.OKPAlgorithm.from_jwk(dict(row))
         if isinstance(key, Ed25519PublicKey):
             table[str(row["kid"])] = key
@@ -133,7 +135,11 @@ def verify(
         raise Unverified("Verify an enrollment token", got="not a JWT") from None
     if header.get("typ") != TYPE:
         raise Unverified("Verify an enrollment token", got="another type")
-    key = keys.get(str(header.get("kid")))
+    if "crit" in header:
+        # RFC 7515, 4.1.11: an extension that must be understood and is not.
+        raise Unverified("Verify an enrollment token", got="an unknown extension")
+    kid = header.get("kid")
+    key = keys.get(kid) if isinstance(kid, str) else None
     if key is None:
         raise Unverified("Verify an enrollment token", got="an unknown key id")
     try:
@@ -156,6 +162,8 @@ def verify(
     if claims["purpose"] != PURPOSE:
         raise Unverified("Verify an enrollment token", got="another purpose")
     issued_at, expires_at = _time(claims["iat"]), _time(claims["exp"])
+    if expires_at <= issued_at:
+        raise Unverified("Verify an enrollment token", got="over before it began")
     if now >= expires_at:
         raise Unverified("Verify an enrollment token", got="expired")
     if issued_at > now + LEEWAY:

@@ -110,6 +110,13 @@ class Enrollment:
     superseded_at: datetime | None = None
 
 
+class AuthenticatorKind(StrEnum):
+    """What a person may bind here."""
+
+    TOTP = "totp"
+    PASSKEY = "passkey"
+
+
 @dataclass(frozen=True, slots=True)
 class PortalSession:
     """One browser's way through one enrollment, keyed by the SHA-256 of its cookie."""
@@ -125,6 +132,12 @@ class PortalSession:
     sealed_candidate: bytes | None = None
     """The authenticator secret shown to the person, sealed by the portal's own key."""
     completed_at: datetime | None = None
+    sealed_passkey: bytes | None = None
+    """The new passkey's public half as it was verified, sealed likewise."""
+    challenge: str = ""
+    """What a new passkey has to be made for; empty where there is none or it ran out."""
+    method: AuthenticatorKind | None = None
+    """What the enrollment was redeemed with; None before."""
 
 
 class CodeCheck(StrEnum):

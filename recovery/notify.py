@@ -39,6 +39,7 @@ __all__ = [
     "email_text",
     "enrollment_link",
     "message_locale",
+    "plan_confirmation",
     "plan_notices",
     "preview",
     "sms_copy",
@@ -46,7 +47,14 @@ __all__ = [
     "text_digest",
 ]
 
-_PREFIX = {NoticeKind.LINK: "notify", NoticeKind.MANUAL: "notify_manual"}
+_PREFIX = {
+    NoticeKind.LINK: "notify",
+    NoticeKind.MANUAL: "notify_manual",
+    NoticeKind.ENROLLED: "notify_enrolled",
+}
+_AFTERWARDS = (Channel.EMAIL, Channel.IN_APP, Channel.SMS)
+"""In which order a channel is chosen to tell of an enrollment: its code came by text message just
+now, so whoever has that phone in hand is told somewhere else first."""
 _FIELD = {Channel.EMAIL: "email", Channel.SMS: "phone"}
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,4096}")
 
@@ -150,6 +158,31 @@ def _skip(
     if used >= policy.notify.max_messages:
         return SkipReason.BUDGET_USED
     return None
+
+
+def plan_confirmation(
+    account: Account,
+    policy: RecoveryPolicy,
+    *,
+    generation: int,
+    sent: Mapping[Channel, int],
+    refused: Collection[Channel] = (),
+) -> PlannedNotice | SkipReason:
+    """The one notice that an authenticator was set up (NIST SP 800-63B-4, 4.2.3), over the first
+    channel that can take it; or why there is none. `sent` counts the messages so far, `refused`
+    names channels over which this notice was refused."""
+    reason = SkipReason.NO_ADDRESS
+    for channel in _AFTERWARDS:
+        if channel not in policy.notify.channels or channel not in account.channels:
+            continue
+        if channel in refused:
+            continue
+        if sent.get(channel, 0) >= policy.notify.max_messages:
+            reason = SkipReason.BUDGET_USED
+            continue
+        act = Act(account.ref, step_of(NoticeKind.ENROLLED, channel), generation)
+        return PlannedNotice(act, channel, NoticeKind.ENROLLED)
+    return reason
 
 
 def authenticity_code(key: bytes, notice_id: str) -> str:

@@ -41,10 +41,19 @@ _CODE_SHAPE = re.compile(r"\d{6}")
 
 
 class NoticeKind(StrEnum):
-    """LINK invites to enroll; MANUAL says that our team will help and holds no link."""
+    """LINK invites to enroll; MANUAL says that our team will help and holds no link; ENROLLED
+    tells, after it was done, that an authenticator was set up, and holds none either."""
 
     LINK = "link"
     MANUAL = "manual"
+    ENROLLED = "enrolled"
+
+
+_TITLES = {
+    NoticeKind.LINK: "With enrollment link",
+    NoticeKind.MANUAL: "Without link, where our team helps",
+    NoticeKind.ENROLLED: "Without link, after somebody has enrolled",
+}
 
 
 def message_locale(locale: str) -> str:
@@ -168,11 +177,7 @@ def preview(policy: RecoveryPolicy, incident_id: str, *, locale: str = "en") -> 
         for tag, value in filled.items():
             body = body.replace(f"-{tag}-", value)
         size = segments(words["sms"])
-        title = (
-            "With enrollment link"
-            if kind is NoticeKind.LINK
-            else "Without link, where our team helps"
-        )
+        title = _TITLES[kind]
         parts += [
             f"### {title}",
             f"Email: **{_markdown(mail.subject)}**\n\n{_fenced(body)}",

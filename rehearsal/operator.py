@@ -61,14 +61,11 @@ class Patient(httpx.AsyncHTTPTransport):
     """
 
     def __init__(self, auth: str) -> None:
-        super().__init__()
+        # Less than the server's five seconds: it must not close what we are about to use.
+        super().__init__(limits=httpx.Limits(keepalive_expiry=2.0))
         self._authorization = f"Basic {base64.b64encode(auth.encode()).decode()}"
         self._client = str(uuid4())
         self._token = ""
-
-    def __init__(self) -> None:
-        # Less than the server's five seconds: it must not close what we are about to use.
-        super().__init__(limits=httpx.Limits(keepalive_expiry=2.0))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["Authorization"] = self._authorization

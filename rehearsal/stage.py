@@ -126,7 +126,8 @@ class Stage:
             f"{len(self.world.traffic.documents):,} events over {self.policy.detect.baseline.days}"
             " days, Vault is OpenBao"
         )
-        self.portal_url = f"http://127.0.0.1:{free_port()}"
+        # A name, because browsers make passkeys for names alone.
+        self.portal_url = f"http://localhost:{free_port()}"
         signing_key, pem = new_signing_key("rehearsal-1")
         await asyncio.to_thread(
             self.world.vault.put,
@@ -154,7 +155,7 @@ class Stage:
         self.people = await enter(
             People(
                 self.portal_url,
-                self.world.access.platform,
+                self.world.access.platform.replace("127.0.0.1", "localhost"),
                 mailboxes,
                 population,
                 self.world.clock,
@@ -306,7 +307,7 @@ class Stage:
                 "organization": self.policy.notify.organization,
                 "site": self.policy.notify.site,
                 "issuer": asdict(Issuer(ISSUER, self.portal_url)),
-                "jwks": key_set,
+                "jwks_file": str(self._publish(key_set)),
                 "seal_key": self._seal_key,
                 "code_key": self.code_key,
                 "enroll": self.policy.enroll.model_dump(mode="json"),
@@ -334,6 +335,11 @@ class Stage:
             environment={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT)},
             folder=self.folder,
         )
+
+    def _publish(self, key_set: Mapping[str, Any]) -> Path:
+        path = self.folder / "jwks.json"
+        path.write_text(json.dumps(key_set), encoding="utf-8")
+        return path
 
     async def portal_ready(self) -> None:
         assert self.portal is not None

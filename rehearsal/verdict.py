@@ -176,7 +176,8 @@ def _people(world: World, people: People, phisher: Phisher) -> list[Check]:
         Check(
             "who enrolled can log in with the new authenticator",
             bool(stories) and logged_in == len(stories),
-            f"{len(stories)} enrolled ({share:.0%}), {logged_in} logged in",
+            f"{len(stories)} enrolled ({share:.0%}), {logged_in} logged in, "
+            f"{sum(story.by_passkey for story in stories)} of them by passkey",
         ),
         Check(
             "no old authenticator is left on an enrolled account",

@@ -158,6 +158,13 @@ async def _notify_group(
     return counted(outcomes)
 
 
+async def send_plain(case: Case, notices: Sequence[tuple[Account, PlannedNotice]]) -> list[Outcome]:
+    """Notices without a link, each once; one whose answer was lost is asked for first."""
+    planned = {notice.act: _Letter(account, notice, None) for account, notice in notices}
+    intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(planned))
+    return await _Post(case, None).deliver(planned, intention)
+
+
 @dataclass(frozen=True, slots=True)
 class _Letter:
     """One message to one person before it is composed."""

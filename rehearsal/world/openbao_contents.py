@@ -15,7 +15,7 @@ import pyotp
 from rehearsal.world.openbao import OpenBao
 
 POLICIES = Path(__file__).resolve().parents[2] / "docs" / "vault"
-ROLES = ("recovery-flows", "portal-config", "automation")
+ROLES = ("recovery-flows", "recovery-signing-key", "portal-config", "automation")
 CHECKPOINT_KEY = "recovery-checkpoint"
 """Transit key (ed25519) that signs checkpoints of the audit log."""
 ADMIN_LEASE = "platform/creds/recovery-admin"

@@ -5,6 +5,8 @@ front door; nothing is known here that a person could not see.
 """
 
 import asyncio
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ import pyotp
 from rehearsal.world.cast import AccountSeed, Behaviour
 from rehearsal.world.clock import WorldClock
 from rehearsal.world.mailbox import Mailboxes
+from rehearsal.world.passkey_device import Device, DeviceRefused
 from rehearsal.world.people_browser import Browser, Page
 
 _AUTOFILL = re.compile(r"^@\S+ #(\d{6})$", re.MULTILINE)
@@ -27,6 +30,7 @@ _PRESSES = 3
 _MOST_ASKS = 5
 _ASKS_AGAIN = timedelta(hours=1)
 _LOOKS_AGAIN = timedelta(minutes=1)
+_PASSKEY_SHARE = 0.4
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ class Story:
     fresh_links_asked: int = 0
     wrong_codes: int = 0
     enrolled_at: datetime | None = None
+    by_passkey: bool = False
+    """Whether what he enrolled, and signs in with, is a passkey."""
     login_ok: bool = False
     stuck: str = ""
     """The path of the page that sent him to a human being."""
@@ -57,6 +63,12 @@ class Person:
     asked: bool = False
     due: datetime | None = None
     failures: int = 0
+    device: Device = field(default_factory=Device, repr=False)
+
+    @property
+    def likes_passkeys(self) -> bool:
+        """Fixed by the account's id, so that the cast of a seed stays what it was."""
+        return hashlib.sha256(self.seed.id.encode()).digest()[0] < _PASSKEY_SHARE * 256
 
 
 class Surprise(Exception):
@@ -108,10 +120,16 @@ class Deeds:
             return await self._ask_fresh_link(browser, person)
         if person.story.stuck:
             return None
-        secret = page.by_id.get("secret", "").replace(" ", "")
-        if not secret:
-            raise Surprise(f"no secret at {page.path} ({page.status})")
-        page = await self._confirm(browser, page, person, secret)
+        secret = ""
+        if person.likes_passkeys and "/static/passkey.js" in page.scripts:
+            page = await self._make_passkey(browser, page, person)
+        else:
+            if page.path == "/enroll/choose":
+                page = await browser.open("/enroll/authenticator")
+            secret = page.by_id.get("secret", "").replace(" ", "")
+            if not secret:
+                raise Surprise(f"no secret at {page.path} ({page.status})")
+            page = await self._confirm(browser, page, person, secret)
         if page.status == 400:
             return await self._ask_fresh_link(browser, person)
         if person.story.stuck:
@@ -119,7 +137,11 @@ class Deeds:
         if page.path != "/enroll/done":
             raise Surprise(f"not done at {page.path} ({page.status})")
         person.story.enrolled_at = self._clock.now()
-        await self._sign_in(person, secret)
+        person.story.by_passkey = not secret
+        if secret:
+            await self._sign_in(person, secret)
+        else:
+            await self._sign_in_by_passkey(person)
         return None
 
     async def _begin(self, browser: Browser, link: str) -> Page:
@@ -202,7 +224,46 @@ class Deeds:
             person.story.stuck = page.path
         return page
 
+    async def _make_passkey(self, browser: Browser, page: Page, person: Person) -> Page:
+        """What the page's script does, and the finger on the phone."""
+        form = page.forms["/enroll/passkey"]
+        status, options = await browser.fetch(
+            "/enroll/passkey/options", csrf=form.fields.get("csrf", "")
+        )
+        if status == 400:
+            return await browser.open("/enroll/choose")
+        if status != 200:
+            raise Surprise(f"no options for a passkey ({status})")
+        try:
+            made = person.device.create(options, self._portal_url)
+        except DeviceRefused as refused:
+            raise Surprise(f"the device made no passkey: {refused}") from None
+        page = await browser.send(form, credential=json.dumps(made))
+        for _ in range(_PRESSES):
+            again = page.forms.get("/enroll/passkey")
+            if page.status != 503 or again is None:
+                break
+            await asyncio.sleep(0.2)
+            page = await browser.send(again)
+        if page.status == 422 and "/enroll/passkey" not in page.forms:
+            person.story.stuck = page.path
+        return page
+
     # ------------------------------------------------------------------ at the platform
+
+    async def _sign_in_by_passkey(self, person: Person) -> None:
+        """The front door again, with nothing typed."""
+        status, options = await self._call("POST", "/login/passkey/options")
+        if status != 200:
+            raise Surprise(f"no options to sign in ({status})")
+        try:
+            signed = person.device.get(options, self._platform_url)
+        except DeviceRefused as refused:
+            raise Surprise(f"the device signed nothing: {refused}") from None
+        status, answer = await self._call("POST", "/login/passkey", signed)
+        if status != 200:
+            raise Surprise(f"not let in by a passkey ({status})")
+        await self._look_around(person, answer)
 
     async def _sign_in(self, person: Person, secret: str) -> None:
         """A new password by the new authenticator, then the front door."""
@@ -220,6 +281,9 @@ class Deeds:
         status, answer = await self._call("POST", "/login", login)
         if status != 200:
             raise Surprise(f"not let in ({status})")
+        await self._look_around(person, answer)
+
+    async def _look_around(self, person: Person, answer: dict[str, object]) -> None:
         status, me = await self._call("GET", "/api/me", bearer=str(answer.get("session")))
         if status != 200 or me.get("sub") != person.seed.id:
             raise Surprise(f"not known inside ({status})")

@@ -139,11 +139,17 @@ class Phisher(Listening):
             self._turned_away(raid, page)
             return
         raid.reached = max(raid.reached, Reached.SESSION)
-        for path in ("/enroll/authenticator", "/enroll/done"):
+        for path in ("/enroll/choose", "/enroll/authenticator", "/enroll/done"):
             self._look(raid, await browser.open(path))
         # The form he has is good for his own session: he tries the doors behind this one.
         send.action = "/enroll/authenticator"
         self._look(raid, await browser.send(send, code="000000"))
+        csrf = send.fields.get("csrf", "")
+        status, options = await browser.fetch("/enroll/passkey/options", csrf=csrf)
+        if options:
+            raid.reached = max(raid.reached, Reached.SECRET_SEEN)
+        else:
+            raid.refusals[f"/enroll/passkey/options {status}"] += 1
         send.action = "/enroll/code/send"
         page = await browser.send(send)
         form = page.forms.get("/enroll/code")

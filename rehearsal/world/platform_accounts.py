@@ -15,6 +15,7 @@ import pyotp
 from rehearsal.world.asgi import Problem
 from rehearsal.world.cast import AccountSeed
 from rehearsal.world.effects import Effect
+from rehearsal.world.passkeys import BoundPasskey
 
 _DECOY_SECRET = pyotp.random_base32()
 _MIN_TOTP_SECRET_BYTES = 10
@@ -34,6 +35,7 @@ class Authenticator:
     label: str
     created_at: datetime
     secret: str | None = field(default=None, repr=False)
+    passkey: BoundPasskey | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,15 @@ class AccountState:
     reset_required: bool = False
     password_set_at: datetime | None = None
     banners: dict[str, Banner] = field(default_factory=dict)
-    bound_by_key: dict[str, str] = field(default_factory=dict)
+    bound_by_key: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Id and content of the authenticator that was bound with each key."""
     effects: list[Effect] = field(default_factory=list)
 
     def totp_secrets(self) -> list[str]:
         return [a.secret for a in self.authenticators.values() if a.secret is not None]
+
+    def passkeys(self) -> list[Authenticator]:
+        return [a for a in self.authenticators.values() if a.passkey is not None]
 
     def password_is(self, password: str) -> bool:
         given = password_digest(self.seed.id, password)
@@ -77,12 +83,13 @@ class AccountState:
         return any(accepted)
 
     def lets_in(self, password: str, code: str | None, at: datetime) -> bool:
-        """Password, and a code where a TOTP authenticator is bound. Always the same work."""
+        """Password, and a code where a TOTP authenticator is bound. Always the same work. Where
+        a passkey alone is bound, this way is shut."""
         right_password = self.password_is(password)
         if self.totp_secrets():
             right_code = self.code_is_right(code, at)
         else:
-            right_code = True
+            right_code = not self.passkeys()
             spend_time_on_code(code, at)
         return right_password and right_code and self.status is AccountStatus.ACTIVE
 
@@ -104,7 +111,7 @@ def new_authenticator(kind: str, secret: str, label: str, at: datetime) -> Authe
     """A TOTP authenticator. Problem 400 for another type or a secret that isn't base32 of at
     least 80 bits."""
     if kind != "totp":
-        raise Problem(400, "unsupported_type", "Only TOTP authenticators can be bound.")
+        raise Problem(400, "unsupported_type", "TOTP authenticators and passkeys can be bound.")
     bare = secret.rstrip("=")
     try:
         raw = base64.b32decode(bare + "=" * (-len(bare) % 8))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from rehearsal.world.asgi import Handler, Problem, Reply, Request, Routes, optional_text_of, text_of
+from rehearsal.world.passkeys import encoded, read_binding
 from rehearsal.world.platform_accounts import AccountState
 from rehearsal.world.platform_quota import Scope
 from rehearsal.world.platform_state import PlatformState
@@ -121,6 +122,7 @@ class _AccountApi:
                 "type": one.type,
                 "created_at": one.created_at.isoformat(),
                 "label": one.label,
+                **({"credential_id": encoded(one.passkey.credential_id)} if one.passkey else {}),
             }
             for one in self._state.account(ids[0]).authenticators.values()
         ]
@@ -129,13 +131,16 @@ class _AccountApi:
     def bind(self, request: Request, ids: tuple[str, ...]) -> Reply:
         document = request.json()
         self._state.account(ids[0])
-        authenticator_id, is_new = self._state.bind(
-            ids[0],
-            kind=text_of(document, "type"),
-            secret=text_of(document, "secret"),
-            label=text_of(document, "label", longest=200),
-            key=text_of(document, "idempotency_key", longest=255),
-        )
+        kind = text_of(document, "type")
+        label = text_of(document, "label", longest=200)
+        key = text_of(document, "idempotency_key", longest=255)
+        if kind == "passkey":
+            passkey = read_binding(document, self._state.passkeys.domain)
+            bound = self._state.bind_passkey(ids[0], passkey, label=label, key=key)
+        else:
+            secret = text_of(document, "secret")
+            bound = self._state.bind(ids[0], kind=kind, secret=secret, label=label, key=key)
+        authenticator_id, is_new = bound
         return Reply(201 if is_new else 200, {"id": authenticator_id})
 
     def remove_authenticator(self, _: Request, ids: tuple[str, ...]) -> Reply:

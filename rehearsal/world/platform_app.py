@@ -30,6 +30,8 @@ def platform_app(state: PlatformState) -> ASGIApp:
     add_broker_routes(routes, state.broker)
     person = _PersonApi(state)
     routes.add("POST", "/login", person.login)
+    routes.add("POST", "/login/passkey/options", person.passkey_options)
+    routes.add("POST", "/login/passkey", person.passkey_login)
     routes.add("POST", "/account/password", person.set_password)
     routes.add("POST", "/account/recover", person.recover)
     routes.add("GET", "/api/me", person.me)
@@ -48,6 +50,12 @@ class _PersonApi:
             optional_text_of(document, "totp"),
         )
         return Reply(200, {"session": session})
+
+    async def passkey_options(self, request: Request, _: tuple[str, ...]) -> Reply:
+        return Reply(200, self._state.passkeys.options())
+
+    async def passkey_login(self, request: Request, _: tuple[str, ...]) -> Reply:
+        return Reply(200, {"session": self._state.passkey_login(request.json())})
 
     async def set_password(self, request: Request, _: tuple[str, ...]) -> Reply:
         document = request.json()

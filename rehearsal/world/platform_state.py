@@ -9,15 +9,17 @@ import json
 import secrets
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import chain
+from typing import Any
 
 from rehearsal.world.asgi import Problem
 from rehearsal.world.clock import WorldClock
 from rehearsal.world.credentials import Credential, CredentialKind, Loot
 from rehearsal.world.effects import Effect
 from rehearsal.world.faults import Faults
+from rehearsal.world.passkeys import BoundPasskey
 from rehearsal.world.platform_accounts import (
     AccountState,
     AccountStatus,
@@ -30,6 +32,7 @@ from rehearsal.world.platform_accounts import (
 )
 from rehearsal.world.platform_broker import CredentialBroker
 from rehearsal.world.platform_clients import ClientBook, Secret
+from rehearsal.world.platform_passkeys import PasskeyDoor
 from rehearsal.world.platform_quota import AdminDoor, AdminToken
 from rehearsal.world.platform_tokens import Revocation, TokenCounts, TokenStore
 from rehearsal.world.population import Population
@@ -49,6 +52,7 @@ class PlatformState:
         *,
         admin_tokens: Iterable[AdminToken] = (),
         latency: timedelta = timedelta(milliseconds=4),
+        passkey_domain: str = "localhost",
         consumers_url: str = "http://127.0.0.1:0",
     ) -> None:
         self.population = population
@@ -63,6 +67,7 @@ class PlatformState:
         self.clients = ClientBook(population.clients, population.introspector, clock)
         self.tokens = TokenStore(clock.timestamp)
         self.accounts = _accounts_after_burst(population)
+        self.passkeys = PasskeyDoor(self.accounts, clock, passkey_domain)
         self._ids = sorted(self.accounts)
         self._by_handle = {a.seed.handle: a for a in self.accounts.values()}
         self._throttle = LoginThrottle()
@@ -125,11 +130,35 @@ class PlatformState:
     ) -> tuple[str, bool]:
         """Id of the authenticator that was bound for `key`, and whether that was now."""
         account = self._not_deactivated(account_id)
+        return self._bind(
+            account, key, secret, lambda: new_authenticator(kind, secret, label, self.clock.now())
+        )
+
+    def bind_passkey(
+        self, account_id: str, passkey: BoundPasskey, *, label: str, key: str
+    ) -> tuple[str, bool]:
+        """The same for a passkey."""
+        account = self._not_deactivated(account_id)
+
+        def new() -> Authenticator:
+            self.passkeys.claim(account, passkey)
+            authenticator_id, now = f"aut-{secrets.token_hex(6)}", self.clock.now()
+            return Authenticator(authenticator_id, "passkey", label, now, passkey=passkey)
+
+        return self._bind(account, key, passkey.credential_id.hex(), new)
+
+    def _bind(
+        self, account: AccountState, key: str, content: str, new: Callable[[], Authenticator]
+    ) -> tuple[str, bool]:
+        """Problem 409 where the key was used for another authenticator."""
         if key in account.bound_by_key:
-            return account.bound_by_key[key], False
-        authenticator = new_authenticator(kind, secret, label, self.clock.now())
+            authenticator_id, before = account.bound_by_key[key]
+            if before != _hidden(content):
+                raise Problem(409, "key_reused", "The key was used for another authenticator.")
+            return authenticator_id, False
+        authenticator = new()
         account.authenticators[authenticator.id] = authenticator
-        account.bound_by_key[key] = authenticator.id
+        account.bound_by_key[key] = (authenticator.id, _hidden(content))
         self._note(account, "authenticators.create", True)
         return authenticator.id, True
 
@@ -190,6 +219,13 @@ class PlatformState:
         self._throttle.failed(handle, now)
         raise _wrong_credentials()
 
+    def passkey_login(self, assertion: dict[str, Any]) -> str:
+        """A new session by a passkey alone. One and the same Problem 401 whatever is wrong."""
+        account = self.passkeys.owner(assertion)
+        if account is None:
+            raise _wrong_credentials()
+        return self.tokens.open_session(account.seed.id)
+
     def set_password(self, handle: str, code: str, new_password: str) -> None:
         """After a forced reset only, and by a code of a bound TOTP authenticator; else 401."""
         now = self.clock.now()
@@ -220,7 +256,7 @@ class PlatformState:
         return (
             account.status is AccountStatus.ACTIVE
             and account.password_is(credential.value)
-            and (not bound or credential.totp_secret in bound)
+            and (credential.totp_secret in bound if bound else not account.passkeys())
         )
 
     def live_stolen(self, loot: Loot | Iterable[Credential]) -> list[Credential]:

@@ -27,6 +27,7 @@ from blocks.jenkins import JenkinsCi
 from blocks.kubernetes import KubernetesCi
 from blocks.oauth import OAuthApp
 from blocks.platform import PlatformAdmin
+from blocks.portal import EnrollmentPortal
 from blocks.siem import ElasticsearchSiem
 from blocks.sms import TwilioSms
 from blocks.vault import VaultSecrets
@@ -271,3 +272,28 @@ def test_secret_fields_are_secret_strings() -> None:
         for name in ("api_key", "token", "secret", "password", "api_token", "secret_id"):
             if name in block.model_fields:
                 assert SecretStr in (hints[name], *getattr(hints[name], "__args__", ())), name
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("https://accounts.example.com", "https://accounts.example.com"),
+        ("https://accounts.example.com/", "https://accounts.example.com"),
+        (" https://Accounts.Example.com:443/ ", "https://accounts.example.com"),
+        ("http://localhost:8080/", "http://localhost:8080"),
+        ("http://accounts.example.com", ""),
+        ("https://accounts.example.com/enroll", ""),
+        ("https://accounts.example.com/?a=1", ""),
+        ("https://me@accounts.example.com", ""),
+        ("accounts.example.com", ""),
+        ("https://", ""),
+    ],
+)
+def test_the_portals_address_is_the_audience_letter_by_letter(typed: str, kept: str) -> None:
+    given = {"address": typed, "issuer": "https://recovery.example.com", "code_key": "k" * 32}
+    if not kept:
+        with pytest.raises(ValidationError):
+            EnrollmentPortal(**given)
+        return
+    portal = EnrollmentPortal(**given)
+    assert portal.address == portal.parties.audience == kept

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import cbor2
 import pyotp
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from clients.http import Timeouts, Wire
@@ -23,6 +25,7 @@ from recovery.errors import (
     Unknown,
 )
 from recovery.messages import BannerCopy
+from recovery.passkey import Passkey, read_passkey
 from rehearsal.world.cast import AccountSeed
 from rehearsal.world.clock import WorldClock
 from rehearsal.world.credentials import CredentialKind as Planted
@@ -222,6 +225,32 @@ async def test_authenticators_are_replaced(world: World, platform: PlatformClien
     assert first == again
     [bound] = world.state.authenticators_of(seed.id)
     assert (bound.id, bound.secret) == (first, secret.get_secret_value())
+
+
+async def test_a_passkey_is_bound_and_listed(world: World, platform: PlatformClient) -> None:
+    seed, numbers = world.affected(with_totp=True), ec.generate_private_key(ec.SECP256R1())
+    public = numbers.public_key().public_numbers()
+    cose = {1: 2, 3: -7, -1: 1, -2: public.x.to_bytes(32), -3: public.y.to_bytes(32)}
+    passkey = Passkey(b"id-1", cbor2.dumps(cose), 7, ("internal",), b"handle", "localhost", True)
+    assert read_passkey(passkey.text()) == passkey
+    assert "handle" not in repr(passkey)
+    async with world.client(token=BIND) as portal:
+        assert await portal.passkeys(seed.id) == []
+        first = await portal.bind_passkey(seed.id, passkey, key="acc-1.1", label="Passkey")
+        again = await portal.bind_passkey(seed.id, passkey, key="acc-1.1", label="Passkey")
+        assert await portal.passkeys(seed.id) == [b"id-1"]
+        elsewhere = replace(passkey, rp_id="elsewhere.example")
+        with pytest.raises(Refused) as refused:
+            await portal.bind_passkey(seed.id, elsewhere, key="acc-1.2", label="Passkey")
+        other = replace(passkey, credential_id=b"id-2")
+        with pytest.raises(Conflict):
+            await portal.bind_passkey(seed.id, other, key="acc-1.1", label="Passkey")
+    assert refused.value.code == "wrong_rp_id"
+    assert first == again
+    [bound] = [a for a in world.state.authenticators_of(seed.id) if a.passkey is not None]
+    assert bound.id == first
+    assert bound.passkey is not None
+    assert (bound.passkey.sign_count, bound.passkey.transports) == (7, ("internal",))
 
 
 async def test_lost_answer_to_binding_is_asked_again_and_binds_once(

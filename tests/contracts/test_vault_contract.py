@@ -505,7 +505,7 @@ async def test_the_portals_configuration_gets_its_one_token(bao: Any, app_path: 
     async with by_role(bao, "portal-config") as vault:
         await vault.check()
         await vault.get("recovery/platform-bind")
-        for path in (app_path, "recovery/enrollment-signing-key"):
+        for path in (app_path, "recovery/platform-admin", "recovery/enrollment-signing-key"):
             with pytest.raises(Misconfigured):
                 await vault.get(path)
         with pytest.raises(Misconfigured):

@@ -81,7 +81,7 @@ def test_check_names_an_older_ledger(ledger: Ledger, monkeypatch: pytest.MonkeyP
     """As if this program knew one revision more than the database has."""
     from ledger import revisions
 
-    monkeypatch.setattr(revisions, "newest", lambda: "0002")
+    monkeypatch.setattr(revisions, "newest", lambda: "9998")
     with pytest.raises(Misconfigured, match="too old") as caught:
         ledger.check()
     assert "Ledger.migrate()" in str(caught.value)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from recovery.accounts import Stage, Verdict
-from recovery.errors import NotFound, Refused, Unverified
-from recovery.incident import CodeCheck
+from recovery.errors import Conflict, NotFound, Refused, Unverified
+from recovery.incident import AuthenticatorKind, CodeCheck
 
 TTL = timedelta(minutes=10)
 CODE_TTL = timedelta(minutes=3)
@@ -252,3 +252,60 @@ def test_the_walk_of_one_person(world: Any, enrollment: Any, session: str) -> No
     world.ledger.complete(session)
     assert world.stage(won.ref) is Stage.ENROLLED
     assert world.ledger.verify_audit()[0] == world.ledger.audit_head().seq
+
+
+def test_a_challenge_is_good_once(world: Any, session: str) -> None:
+    ledger = world.ledger
+    with pytest.raises(Unverified, match="accepted code"):
+        ledger.store_challenge(session, "early", ttl=TTL)
+    assert ledger.portal_session(session).challenge == ""
+    verified(world, session)
+    ledger.store_challenge(session, "first", ttl=CODE_TTL)
+    ledger.store_challenge(session, "second", ttl=CODE_TTL)
+    assert ledger.portal_session(session).challenge == "second", "the newest one alone"
+    for wrong in ("", "first"):
+        with pytest.raises(Unverified, match="no open challenge"):
+            ledger.store_passkey(session, b"x", challenge=wrong)
+    ledger.burn_challenge(session)
+    ledger.burn_challenge(session)
+    ledger.burn_challenge("no such session")
+    assert ledger.portal_session(session).challenge == ""
+    for wrong in ("", "second"):
+        with pytest.raises(Unverified, match="no open challenge"):
+            ledger.store_passkey(session, b"x", challenge=wrong)
+    ledger.store_challenge(session, "third", ttl=CODE_TTL)
+    world.clock.forward(minutes=3)
+    assert ledger.portal_session(session).challenge == "", "it ran out"
+    with pytest.raises(Unverified, match="no open challenge"):
+        ledger.store_passkey(session, b"x", challenge="third")
+    assert world.events().count("portal.challenge_burned") == 1
+    assert ledger.portal_session(session).sealed_passkey is None
+
+
+def test_the_first_passkey_stays_and_goes_at_the_end(
+    world: Any, enrollment: Any, session: str
+) -> None:
+    verified(world, session)
+    world.ledger.store_challenge(session, "c", ttl=CODE_TTL)
+    world.ledger.store_passkey(session, b"\x00first\xff", challenge="c")
+    world.ledger.store_passkey(session, b"second", challenge="c")
+    kept = world.ledger.portal_session(session)
+    assert (kept.sealed_passkey, kept.challenge) == (b"\x00first\xff", "")
+    with pytest.raises(Unverified, match="passkey already"):
+        world.ledger.store_challenge(session, "late", ttl=TTL)
+    world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    world.ledger.complete(session)
+    after = world.ledger.portal_session(session)
+    assert (after.sealed_passkey, after.method) == (None, AuthenticatorKind.PASSKEY)
+
+
+def test_who_won_with_one_kind_does_not_bind_another(
+    world: Any, enrollment: Any, session: str
+) -> None:
+    """Two tabs of one browser: the platform would keep the first and the person use the second."""
+    assert world.ledger.portal_session(session).method is None
+    won = world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    with pytest.raises(Conflict, match="passkey"):
+        world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.TOTP)
+    again = world.ledger.redeem(enrollment.jti, session, method=AuthenticatorKind.PASSKEY)
+    assert again == won

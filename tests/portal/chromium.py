@@ -1,6 +1,7 @@
 """A real Chromium, driven by its DevTools protocol over one websocket."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -106,8 +107,14 @@ class Chromium:
         return result
 
     async def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        told = await self._call("Runtime.evaluate", expression=script, returnByValue=True)
+        """The value of an expression in the page; of a promise, what it comes to."""
+        told = await self._call(
+            "Runtime.evaluate",
+            expression=script,
+            returnByValue=True,
+            awaitPromise=True,
+            userGesture=True,
+        )
         if "exceptionDetails" in told:
             raise RuntimeError(told["exceptionDetails"]["text"])
         return told["result"].get("value")
@@ -137,13 +144,17 @@ class Chromium:
         await self._arrived()
 
     async def click(self, selector: str) -> None:
-        """A real click in the middle of the element."""
+        """A real click in the middle of the element, and the page it leads to."""
+        await self._leave()
+        await self._mouse(selector)
+        await self._arrived()
+
+    async def _mouse(self, selector: str) -> None:
         where = await self.run(
             f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect();"
             f" return [r.x + r.width / 2, r.y + r.height / 2]; }})"
             f"(document.querySelector({selector!r}))"
         )
-        await self._leave()
         for kind in ("mousePressed", "mouseReleased"):
             await self._call(
                 "Input.dispatchMouseEvent",
@@ -153,7 +164,6 @@ class Chromium:
                 button="left",
                 clickCount=1,
             )
-        await self._arrived()
 
     async def width(self, pixels: int) -> None:
         await self._call(
@@ -166,6 +176,51 @@ class Chromium:
 
     async def without_scripts(self) -> None:
         await self._call("Emulation.setScriptExecutionDisabled", value=True)
+
+    async def authenticator(self, **differing: Any) -> str:
+        """Plugs in a virtual authenticator; its id. By default a phone with a fingerprint."""
+        await self._call("WebAuthn.enable")
+        options = {
+            "protocol": "ctap2",
+            "transport": "internal",
+            "hasResidentKey": True,
+            "hasUserVerification": True,
+            "isUserVerified": True,
+            "automaticPresenceSimulation": True,
+        }
+        told = await self._call("WebAuthn.addVirtualAuthenticator", options=options | differing)
+        authenticator_id: str = told["authenticatorId"]
+        return authenticator_id
+
+    async def unplug(self, authenticator_id: str) -> None:
+        await self._call("WebAuthn.removeVirtualAuthenticator", authenticatorId=authenticator_id)
+
+    async def languages(self, wanted: str) -> None:
+        headers = {"Accept-Language": wanted}
+        await self._call("Network.setExtraHTTPHeaders", headers=headers)
+
+    async def passkeys(self, authenticator_id: str) -> list[dict[str, Any]]:
+        told = await self._call("WebAuthn.getCredentials", authenticatorId=authenticator_id)
+        kept: list[dict[str, Any]] = told["credentials"]
+        return kept
+
+    async def until(self, script: str) -> None:
+        """Returns when the expression is true in the page. Raises TimeoutError."""
+        deadline = asyncio.get_running_loop().time() + _ANSWER_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            with contextlib.suppress(RuntimeError):
+                if await self.run(script):
+                    return
+            await asyncio.sleep(0.05)
+        raise TimeoutError(f"{script} did not come true")
+
+    async def press(self, selector: str) -> None:
+        """A real click that a script answers, without a new page."""
+        await self._mouse(selector)
+
+    async def script_first(self, source: str) -> None:
+        """Runs before every page's own scripts from now on."""
+        await self._call("Page.addScriptToEvaluateOnNewDocument", source=source)
 
     async def cookies(self) -> dict[str, dict[str, Any]]:
         told = await self._call("Network.getCookies")

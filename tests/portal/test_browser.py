@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not BINARY.exists(), reason=f"there is no {BINAR
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_person_with_a_browser(world: PortalWorld, person: str, host: str) -> None:
-    link = world.invite(person).replace("127.0.0.1", host, 1)
+    link = world.invite(person).replace("localhost", host, 1)
     site, _, token = link.partition("/enroll#t=")
     async with Chromium() as chromium:
         await chromium.width(390)
@@ -40,6 +40,8 @@ async def test_a_person_with_a_browser(world: PortalWorld, person: str, host: st
         assert await chromium.run("document.activeElement.id") == "code"
         await chromium.type("#code", await world.sms_code(person))
         await chromium.press_enter()
+        assert await chromium.run("location.href") == f"{site}/enroll/choose"
+        await chromium.click("a[href='/enroll/authenticator']")
         assert await chromium.run("location.href") == f"{site}/enroll/authenticator"
 
         picture = "document.querySelector('svg.qr').getBoundingClientRect()"

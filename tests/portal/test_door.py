@@ -10,9 +10,9 @@ from tests.portal.world import PortalWorld
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PAGES = ["/", "/enroll", "/fresh-link", "/check", "/nothing-here"]
+PAGES = ["/", "/enroll", "/fresh-link", "/check", "/advice", "/nothing-here"]
 _COLOUR = re.compile(r"--([a-z-]+): #([0-9a-f]{6})")
-CLOSED = ["/enroll/code", "/enroll/authenticator", "/enroll/done"]
+CLOSED = ["/enroll/code", "/enroll/choose", "/enroll/authenticator", "/enroll/done"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ async def test_from_the_link_to_the_new_authenticator(world: PortalWorld, person
     page = await browser.send(page.forms["/enroll/code/send"])
     code = await world.sms_code(person)
     page = await browser.send(page.forms["/enroll/code"], code=f"{code[:3]} {code[3:]}")
-    assert (page.status, page.path) == (200, "/enroll/authenticator")
+    assert (page.status, page.path) == (200, "/enroll/choose")
+    page = await browser.open("/enroll/authenticator")
     totp = totp_of(page)
     assert len(totp.secret) >= 32
     assert any(link.startswith("otpauth://totp/") for link in page.links)
@@ -90,7 +91,7 @@ async def test_wrong_codes_are_counted_and_a_new_code_gives_new_tries(
     world.clock.advance(timedelta(seconds=30))
     page = await browser.send(page.forms["/enroll/code/send"])
     page = await browser.send(page.forms["/enroll/code"], code=await world.sms_code(person))
-    assert page.path == "/enroll/authenticator"
+    assert page.path == "/enroll/choose"
 
 
 async def test_codes_run_out_of_time_and_out_of_number(world: PortalWorld, person: str) -> None:
@@ -136,7 +137,7 @@ async def test_a_carrier_that_does_not_answer_costs_a_pause(
     world.clock.advance(timedelta(seconds=30))
     page = await browser.send(page.forms["/enroll/code/send"])
     page = await browser.send(page.forms["/enroll/code"], code=await world.sms_code(person))
-    assert page.path == "/enroll/authenticator"
+    assert page.path == "/enroll/choose"
 
 
 async def test_a_text_whose_answer_was_lost_still_brings_the_code(
@@ -147,7 +148,7 @@ async def test_a_text_whose_answer_was_lost_still_brings_the_code(
     world.twilio.faults.inject(CloseAfter(), "Messages", times=1)
     page = await browser.send(page.forms["/enroll/code/send"])
     page = await browser.send(page.forms["/enroll/code"], code=await world.sms_code(person))
-    assert page.path == "/enroll/authenticator"
+    assert page.path == "/enroll/choose"
 
 
 @pytest.mark.parametrize("fault", [CloseAfter(), CloseBefore(), Status(500), Status(503, "1")])
@@ -245,9 +246,11 @@ async def test_a_verified_browser_goes_on_where_it_was(world: PortalWorld, perso
     page = await browser.open("/enroll/authenticator")
     assert page.path == "/enroll/code"
     page = await browser.send(page.forms["/enroll/code"])
-    assert page.path == "/enroll/authenticator"
-    shown = totp_of(page).secret
-    assert totp_of(await browser.open("/enroll/code")).secret == shown, "one secret, however often"
+    assert page.path == "/enroll/choose"
+    assert (await browser.open("/enroll/code")).path == "/enroll/choose"
+    shown = totp_of(await browser.open("/enroll/authenticator")).secret
+    again = totp_of(await browser.open("/enroll/authenticator")).secret
+    assert again == shown, "one secret, however often"
 
 
 async def test_a_new_message_may_be_opened_in_a_second_browser(
@@ -262,4 +265,5 @@ async def test_a_new_message_may_be_opened_in_a_second_browser(
     )
     assert page.path == "/enroll/done"
     page = await first.open("/enroll/done")
-    assert page.path == "/enroll/code", "who did not win is not told that he is done"
+    assert page.status == 400, "who did not win is not told that he is done"
+    assert "/fresh-link" in page.links

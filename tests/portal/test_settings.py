@@ -78,6 +78,12 @@ def written(folder: Path, document: object, mode: int = 0o600) -> Path:
         {"jwks": {"keys": [{**jwks([KEY])["keys"][0], "d": "AAAA"}]}},
         {"enroll": {"token_ttl": "2h"}},
         {"enroll": {"code_ttl": "11m"}},
+        {"jwks": None},
+        {"jwks_file": "/nowhere/jwks.json"},
+        {"jwks": {"keys": [*jwks([KEY])["keys"], *jwks([KEY])["keys"]]}},
+        {"passkey_domain": "elsewhere.example"},
+        {"passkey_domain": "ample.com"},
+        {"passkey_domain": "com"},
         {"proxies": -1},
         {"unheard_of": 1},
     ],
@@ -94,6 +100,16 @@ def test_accepted_settings() -> None:
     assert accepted.public_url == "https://enroll.example.com"
     assert accepted.https
     assert accepted.cookie == "__Host-enroll"
+    assert accepted.rp_id == "enroll.example.com"
+    above = PortalSettings.model_validate(settings(passkey_domain="example.com"))
+    assert above.rp_id == "example.com"
+    assert PortalSettings.model_validate(settings(passkeys=False)).rp_id is None
+    number = PortalSettings.model_validate(settings(public_url="http://127.0.0.1:8080"))
+    assert number.rp_id is None, "browsers make no passkey for an address without a name"
+    port = PortalSettings.model_validate(settings(public_url="https://enroll.example.com:443"))
+    assert port.public_url == "https://enroll.example.com"
+    slash = {"issuer": "recovery.example", "audience": "https://enroll.example.com/"}
+    assert PortalSettings.model_validate(settings(issuer=slash)).issuer.audience == port.public_url
     for local in ("http://127.0.0.1:8080", "http://localhost:1", "http://a.localhost"):
         assert not PortalSettings.model_validate(settings(public_url=local)).https
     assert CODE_KEY not in repr(accepted)
@@ -105,6 +121,13 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert loaded.portal.enroll.token_ttl == timedelta(minutes=15)
     for secret in ("bind-token", "twilio-secret", "ledger-key", CODE_KEY, SEAL):
         assert secret not in repr(loaded)
+    platform = {
+        "base_url": "https://platform.example.com",
+        "token": "bind-token",
+        "paths": {"passkeys": "/v2/users/{account}/passkeys"},
+    }
+    loaded = load_config(written(tmp_path, config(platform=platform)))
+    assert loaded.platform.paths == platform["paths"]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +138,16 @@ def test_a_good_file(tmp_path: Path) -> None:
         (config(sms={"account_sid": "AC", "user": "u", "secret": "twilio-secret"}), "sms"),
         (config(platform={"base_url": "https://p.example.com"}), "platform.token"),
         (config(clock_offset_file="/tmp/offset"), "clock_offset_file"),
+        (
+            config(
+                platform={
+                    "base_url": "https://p.example.com",
+                    "token": "bind-token",
+                    "paths": {"passkeys": "/v2/passkeys"},
+                }
+            ),
+            "must look like",
+        ),
         (config(portal=settings(code_key="hush")), "portal.code_key"),
     ],
 )

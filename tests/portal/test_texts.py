@@ -42,7 +42,7 @@ def test_every_sentence_is_said_somewhere() -> None:
     begun = ("step.", "check.channel.")
     ended = {f"{about}{end}" for about in _abouts(source) for end in (".title", ".text", ".next")}
     unsaid = {key for key in ENGLISH if key not in named | ended and not key.startswith(begun)}
-    unsaid -= {"skip", "area"}
+    unsaid -= {"skip", "area", "dir"}
     assert not unsaid
 
 
@@ -83,7 +83,9 @@ def test_the_text_message_is_short(tag: str) -> None:
 @pytest.mark.parametrize("tag", LANGUAGES)
 async def test_the_whole_way_in_every_language(world: PortalWorld, person: str, tag: str) -> None:
     browser = world.browser(tag)
-    seen = [await browser.open(path) for path in ("/", "/check", "/fresh-link", "/nothing")]
+    seen = [
+        await browser.open(path) for path in ("/", "/check", "/fresh-link", "/nothing", "/advice")
+    ]
     seen.append(await browser.send(seen[1].forms["/check"], identifier="a", code="000000"))
     seen.append(await browser.send(seen[1].forms["/check"], identifier="", code="1"))
     seen.append(await browser.send(seen[2].forms["/fresh-link"], identifier=""))
@@ -98,6 +100,8 @@ async def test_the_whole_way_in_every_language(world: PortalWorld, person: str, 
     wrong = f"{(int(code) + 1) % 10**6:06}"
     seen.append(await browser.send(seen[-1].forms["/enroll/code"], code=wrong))
     seen.append(await browser.send(seen[-1].forms["/enroll/code"], code=code))
+    seen.append(await browser.send(seen[-1].forms["/enroll/passkey"], credential="{}"))
+    seen.append(await browser.open("/enroll/authenticator"))
     form = seen[-1].forms["/enroll/authenticator"]
     totp = pyotp.TOTP(seen[-1].by_id["secret"].replace(" ", ""))
     seen.append(await browser.send(form, code="000000"))

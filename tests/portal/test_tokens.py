@@ -15,7 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from recovery.enroll import ALGORITHM, PURPOSE, TYPE, Issuer, mint, new_signing_key
+from recovery.enroll import ALGORITHM, PURPOSE, TYPE, Issuer, jwks, mint, new_signing_key
 from recovery.incident import Enrollment
 from tests.portal.conftest import MakeWorld
 from tests.portal.world import INCIDENT, PortalWorld
@@ -109,6 +109,31 @@ def with_claims(**changed: Any) -> Forge:
     return forge
 
 
+def critical_extension(world: PortalWorld, enrollment: Enrollment) -> str:
+    """RFC 7515, 4.1.11: who does not know an extension that is critical must refuse."""
+    headers = {"typ": TYPE, "kid": world.key.kid, "crit": ["exp"], "exp": 1}
+    return jwt.encode(claims(world, enrollment), world.key.private, ALGORITHM, headers=headers)
+
+
+def key_id_that_is_no_text(world: PortalWorld, enrollment: Enrollment) -> str:
+    token = mint(enrollment, world.key, world.parties)
+    header = b64(json.dumps({"alg": ALGORITHM, "typ": TYPE, "kid": None}).encode())
+    return ".".join([header, *token.split(".")[1:]])
+
+
+def key_of_its_own(world: PortalWorld, enrollment: Enrollment) -> str:
+    """RFC 8725, 3.10: a key that the token itself brings is not looked at."""
+    other, _ = new_signing_key("own")
+    [jwk] = jwks([other])["keys"]
+    headers = {"typ": TYPE, "kid": "own", "jwk": jwk}
+    return jwt.encode(claims(world, enrollment), other.private, ALGORITHM, headers=headers)
+
+
+def over_before_it_began(world: PortalWorld, enrollment: Enrollment) -> str:
+    now = int(world.clock.timestamp())
+    return signed(world, enrollment, iat=now + 20, exp=now + 10)
+
+
 def of_the_future(world: PortalWorld, enrollment: Enrollment) -> str:
     later = int(world.clock.timestamp()) + 3600
     return signed(world, enrollment, iat=later, exp=later + 60)
@@ -149,6 +174,10 @@ FORGERIES: dict[str, Forge] = {
     "expired": run_out,
     "expired in the ledger": run_out_but_signed_longer,
     "from the future": of_the_future,
+    "over before it began": over_before_it_began,
+    "critical extension": critical_extension,
+    "a key id that is no text": key_id_that_is_no_text,
+    "a key of its own": key_of_its_own,
     "truncated": truncated,
     "another payload": other_payload,
     "superseded": superseded,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, closing
@@ -28,6 +29,7 @@ from recovery.messages import notice_id
 from recovery.notify import authenticity_code
 from rehearsal.world.clock import WorldClock
 from rehearsal.world.mailbox import Mailboxes, Received
+from rehearsal.world.passkey_device import Device
 from rehearsal.world.people_browser import Browser, Page
 from rehearsal.world.platform_app import platform_app
 from rehearsal.world.platform_quota import AdminToken, Scope
@@ -105,7 +107,8 @@ class PortalWorld:
         self.key, self.key_pem = new_signing_key("k1")
         late = LateApp()
         server = Loopback(late)
-        self.url = server.url
+        # Passkeys are made for a name; browsers make none for an address.
+        self.url = server.url.replace("127.0.0.1", "localhost")
         self.parties = Issuer("recovery.example", self.url)
         self.settings = PortalSettings.model_validate(self.settings_given())
         late.app = create_app(
@@ -268,8 +271,28 @@ class PortalWorld:
         page = await browser.send(page.forms["/enroll/code/send"])
         code = await self.sms_code(account_id)
         page = await browser.send(page.forms["/enroll/code"], code=code)
+        assert page.path in ("/enroll/choose", "/enroll/authenticator"), page.text
+        page = await browser.open("/enroll/authenticator")
         assert page.path == "/enroll/authenticator", page.text
         return page
+
+    async def to_choice(self, browser: Browser, account_id: str, link: str) -> Page:
+        await self.to_authenticator(browser, account_id, link)
+        page = await browser.open("/enroll/choose")
+        assert page.path == "/enroll/choose", page.text
+        return page
+
+    async def passkey_options(self, browser: Browser, page: Page) -> dict[str, Any]:
+        """What the page's script asks for before it asks the device."""
+        csrf = page.forms["/enroll/passkey"].fields["csrf"]
+        status, options = await browser.fetch("/enroll/passkey/options", csrf=csrf)
+        assert status == 200, status
+        return options
+
+    async def make_passkey(self, browser: Browser, page: Page, device: Device) -> Page:
+        options = await self.passkey_options(browser, page)
+        made = json.dumps(device.create(options, self.url))
+        return await browser.send(page.forms["/enroll/passkey"], credential=made)
 
     # ------------------------------------------------------------------ the truth
 

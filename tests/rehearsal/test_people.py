@@ -42,7 +42,7 @@ def reachable(population: Population) -> list[str]:
 def people_of(world: PortalWorld) -> People:
     return People(
         world.url,
-        world.platform_server.url,
+        world.platform_server.url.replace("127.0.0.1", "localhost"),
         world.mailboxes,
         world.population,
         world.clock,
@@ -135,7 +135,8 @@ async def test_three_days(world: PortalWorld) -> None:
         assert story.enrolled_at is not None, story
         assert story.login_ok, story
         assert not story.errors
-        assert len(world.platform.authenticators_of(one)) == 1
+        [bound] = world.platform.authenticators_of(one)
+        assert (bound.type == "passkey") == story.by_passkey
         assert world.stage(one) is Stage.ENROLLED
         assert story.wrong_codes == (seed.behaviour is Behaviour.MISTYPES_ONCE)
         assert story.received["email"] >= 1
@@ -157,6 +158,8 @@ async def test_three_days(world: PortalWorld) -> None:
             case Behaviour.AFTER_PROOFING:
                 assert timedelta(hours=2) < took < timedelta(hours=5)
 
+    by_passkey = sum(story.by_passkey for story in stories.values())
+    assert 0.2 < by_passkey / people.enrolled() < 0.6
     assert phisher.furthest is Reached.CODE_SENT
     assert all(raid.guesses for raid in phisher.raids.values())
     assert scanner.answers["GET", 200] == scanner.answers["HEAD", 200] > 2 * len(invited)
