@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 
 from prefect.blocks.core import Block
@@ -77,11 +78,13 @@ async def _limit(client: PrefectClient, name: str, quota: Quota) -> None:
     try:
         found = await client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
-        await client.create_global_concurrency_limit(
-            GlobalConcurrencyLimitCreate(
-                name=name, limit=slots, active=True, slot_decay_per_second=quota.per_second
+        # There already: an answer was lost on a busy server, and the client asked twice.
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(
+                    name=name, limit=slots, active=True, slot_decay_per_second=quota.per_second
+                )
             )
-        )
         log.info("limit %s created: %g a second", name, quota.per_second)
         return
     if found.limit != slots or found.slot_decay_per_second != quota.per_second or not found.active:
