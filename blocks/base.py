@@ -6,7 +6,7 @@ A task asks for a kind (`SiemBlock`); an operator configures a product (`Elastic
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Protocol, Self
 
@@ -16,6 +16,7 @@ from pydantic import Field
 from recovery.accounts import Sighting, Verdict
 from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
+from recovery.refusals import AuthCounts
 
 if TYPE_CHECKING:
     from clients.http import Pace
@@ -78,6 +79,15 @@ class SiemClient(Closing, Protocol):
     ) -> list[Bucket]: ...
     def sightings(self, start: datetime, end: datetime) -> AsyncIterator[list[Sighting]]: ...
     async def unattributed(self, start: datetime, end: datetime) -> dict[str, int]: ...
+    async def client_authentications(
+        self,
+        client_ids: Collection[str],
+        start: datetime,
+        end: datetime,
+        *,
+        actions: Collection[str],
+        client_field: str,
+    ) -> Mapping[str, AuthCounts]: ...
 
 
 class EmailClient(Closing, Protocol):

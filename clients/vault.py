@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from clients import vault_labels
 from clients.vault_answers import code_refused, decoded, deleted_version, safe
 from clients.vault_calls import ATTEMPTS, Door, Sleep, VaultCalls
+from clients.vault_inventory import VaultInventory
 from clients.vault_labels import Entry
 from recovery.errors import (
     Conflict,
@@ -106,6 +107,10 @@ class VaultClient:
     async def aclose(self) -> None:
         """Revokes its own login and closes the connections."""
         await self._calls.aclose()
+
+    def inventory(self) -> VaultInventory:
+        """The entries' metadata, by this login."""
+        return VaultInventory(self._calls, self._mount)
 
     async def check(self) -> None:
         """Returns when Vault answers, is unsealed and knows us; else says what to mend."""

@@ -60,6 +60,7 @@ class Case:
         self.email = systems.email
         self.sms = systems.sms
         self._consumers = systems.consumers
+        self.inventory = systems.secrets.inventory()
         self.courier = SecretCourier(systems.platform, systems.secrets, systems.oauth)
         self._marked: set[str] = set()
         self.directory = ROOT / policy.report.directory / incident_id

@@ -5,6 +5,15 @@ path "secret/data/apps/+" {
   capabilities = ["create", "read", "update"]
 }
 
+# Who owns and reads a client's secret, when it was written, how many versions are kept.
+path "secret/metadata/apps" {
+  capabilities = ["list"]
+}
+
+path "secret/metadata/apps/+" {
+  capabilities = ["read"]
+}
+
 # Tokens that our own apps hold for people, to be revoked one by one.
 path "secret/data/app-tokens/+" {
   capabilities = ["read"]
