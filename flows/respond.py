@@ -31,15 +31,16 @@ from flows.parameters import (
     WindowStart,
 )
 from flows.report import report
-from flows.rotate import retire, rotate
+from flows.rotate import retire, rotate, rotate_approved
 from flows.validate import validate
 from flows.waves import PhaseResult
 from recovery import notify as messages
 from recovery.accounts import Stage
+from recovery.app_clients import Lift
 from recovery.errors import Misconfigured, RecoveryError
-from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
+from recovery.plans import contain_plan, lift_plan, notify_plan, overrule_plan, retire_plan
 from tasks.case import Case, open_case, preflight
-from tasks.rotate import retiring_secrets
+from tasks.rotate import approve, lifted_waves, retiring_secrets, waiting_for
 
 COVERED = "gate.contain.covers."
 """Begins the mark that names the last wave whose containment was approved."""
@@ -112,6 +113,7 @@ async def _recover(case: Case, requester: str) -> State[object]:
     if waiting != "retire":
         await _tell_people(case, requester)
         await _through(case, requester, rotate)
+        await _rotate_by_name(case, requester)
         if await _look_again(case, requester):
             await _through(case, requester, enroll)
             await _through(case, requester, notify)
@@ -141,6 +143,28 @@ async def _tell_people(case: Case, requester: str) -> None:
     )
     await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
     await _through(case, requester, notify)
+
+
+async def _rotate_by_name(case: Case, requester: str) -> None:
+    """Clients that nobody is known to use, or whose platform holds one secret: only those that
+    somebody approves by name. A rejection leaves them to a person and stops nothing else."""
+    rotate_policy = case.policy.rotate
+    for lift, choice in (
+        (Lift.UNKNOWN, rotate_policy.without_consumers),
+        (Lift.GAP, rotate_policy.single_secret),
+    ):
+        clients = await waiting_for(case, lift) if choice == "ask" else []
+        if not clients:
+            continue
+        plan = lift_plan(case.incident_id, lift, clients)
+        try:
+            await pass_gate(case, plan, case.policy.approvals.retire, requester=requester)
+        except Rejected:
+            await approve(case, clients, yes=False)
+        else:
+            await approve(case, clients, yes=True)
+    if await lifted_waves(case):
+        await _through(case, requester, rotate_approved)
 
 
 async def _retire(case: Case, requester: str) -> None:

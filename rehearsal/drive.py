@@ -96,6 +96,7 @@ class Drive:
         """The first approver of the gate reads the form and signs with a fresh one-time code."""
         approvals = self._rehearsal.policy.approvals
         family = "hold" if form.gate.startswith("hold") else form.gate.split("-")[0]
+        family = "retire" if family == "rotate" else family
         name = getattr(approvals, family).approvers[0]
         approver = self._rehearsal.world.approvers[name]
         await asyncio.sleep(approver.seconds_until_fresh())

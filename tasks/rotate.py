@@ -10,7 +10,7 @@ from recovery.accounts import Stage, Verdict
 from recovery.app_clients import AppClient, InPlan, Lift
 from recovery.incident import ClientRecord
 from recovery.inventory import InventoryRow
-from recovery.rotate import StepKind
+from recovery.rotate import StepKind, marker
 from tasks.case import Case
 from tasks.inventory import merged_clients, rows_of
 from tasks.retries import RETRIES
@@ -25,6 +25,7 @@ __all__ = [
     "inventory",
     "lifted_waves",
     "linked_clients",
+    "not_rotated",
     "order_of",
     "renew_secret",
     "retire_secret",
@@ -175,6 +176,20 @@ async def retiring_secrets(case: Case) -> list[tuple[ClientRecord, str]]:
         if observed.labels.previous_id is not None:
             waiting.append((record, observed.labels.previous_id))
     return waiting
+
+
+async def not_rotated(case: Case) -> list[str]:
+    """The clients in scope whose secret in force is not one that this record's rotation made, or
+    that still have an older one; told by looking."""
+    mine = marker(case.incident_id)
+    left = []
+    for record in await rotatable(case):
+        observed = await case.courier.observe(record.client_id, secret_path(case, record.client_id))
+        current = observed.labels.current_id
+        fresh = any(s.secret_id == current and s.marker == mine for s in observed.secrets)
+        if not fresh or observed.labels.previous_id is not None:
+            left.append(record.client_id)
+    return left
 
 
 async def gaps(case: Case) -> dict[str, int]:

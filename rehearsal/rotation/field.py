@@ -184,10 +184,11 @@ class Field:
             if failures:
                 found.append(f"{client_id}: {failures} times a secret was tried that is dead")
         for seed in self.population.clients.values():
-            found += await asyncio.to_thread(self._left_over, seed.id, seed.secret_id)
+            found += await asyncio.to_thread(self.left_over, seed.id, seed.secret_id)
         return found
 
-    def _left_over(self, client_id: str, old_id: str) -> list[str]:
+    def left_over(self, client_id: str, old_id: str) -> list[str]:
+        """What of this client is not as after a rotation: in Vault, at the platform, in use."""
         held = self.platform.secrets_of(client_id)
         ids = [f"{s.id} {s.status.lower()}" for s in held]
         if len(held) != 1 or held[0].id == old_id or held[0].marker != marker(INCIDENT):

@@ -59,8 +59,8 @@ def hurried() -> RecoveryPolicy:
             "watch": short,
             "siem_lag": timedelta(milliseconds=60),
             "ci_poll": timedelta(milliseconds=20),
-            "ci_timeout": timedelta(seconds=2),
-            "health_timeout": timedelta(seconds=2),
+            "ci_timeout": timedelta(seconds=5),
+            "health_timeout": timedelta(seconds=5),
             "max_failures": 1000,
         }
     )

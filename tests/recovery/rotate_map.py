@@ -251,7 +251,7 @@ def page() -> str:
 def _chart(arrows: set[Arrow], states: dict[str, tuple[str, str]]) -> str:
     order = list(states)
     moves: dict[tuple[str, str], list[str]] = {}
-    for start, move, end in sorted(arrows, key=lambda a: (order.index(a[0]), a[1])):
+    for start, move, end in sorted(arrows, key=lambda a: (order.index(a[0]), a[1], a[2])):
         moves.setdefault((start, end), []).append(move)
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> Before"]
     for (start, end), names in moves.items():
