@@ -9,6 +9,7 @@ import base64
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -22,7 +23,7 @@ from rehearsal.world.asgi import Problem, Reply, Request, RoutedApp, Routes
 
 _CALL_LIMIT = aiohttp.ClientTimeout(total=10)
 _KEPT_TROUBLE = 200
-_TRIES_FOR = 8.0
+_TRIES_FOR = 20.0
 _TRY_AGAIN = 0.05
 
 
@@ -135,7 +136,7 @@ class Consumer:
         if self.sickens and self.secret_id != self._first_secret:
             return "degraded"
         try:
-            await self._good_token()
+            await self._any_token()
         except _Failed as failed:
             return failed.where
         return ""
@@ -149,33 +150,39 @@ class Consumer:
             if self._authorization is None or self.broken:
                 raise _Failed(TroubleKind.NO_SECRET, "start")
             began = time.monotonic()
-            token = await self._good_token()
+            token = await self._patient_token()
             await self._fleet.call("GET", "/api/me", f"Bearer {token}")
             self.longest_wait = max(self.longest_wait, time.monotonic() - began)
         except _Failed as failed:
             self.failures += 1
             self.trouble.append(Trouble(time.monotonic(), failed.kind, failed.where))
 
-    async def _good_token(self) -> str:
-        """With the secret it holds; one that is prepared takes the others in Vault before it
-        gives up, which a caller feels as a wait and not as an error."""
-        assert self._authorization is not None
+    async def _patient_token(self) -> str:
+        """One that is prepared goes on trying for a while: a wait for its caller, and no error."""
         gives_up_at = time.monotonic() + _TRIES_FOR
         while True:
             try:
-                return await self._token(self._authorization)
+                return await self._any_token()
             except _Failed as failed:
                 refused = failed.kind is TroubleKind.REFUSED
                 if not (refused and self._spec.tries_both) or time.monotonic() > gives_up_at:
                     raise
-            for authorization, secret_id in await self._in_vault():
-                try:
-                    token = await self._token(authorization)
-                except _Failed:
-                    continue
-                self._authorization, self.secret_id = authorization, secret_id
-                return token
             await asyncio.sleep(_TRY_AGAIN)
+
+    async def _any_token(self) -> str:
+        """With the secret it holds, or if it is prepared with another one that is in Vault."""
+        assert self._authorization is not None
+        try:
+            return await self._token(self._authorization)
+        except _Failed as failed:
+            if failed.kind is not TroubleKind.REFUSED or not self._spec.tries_both:
+                raise
+            for authorization, secret_id in await self._in_vault():
+                with suppress(_Failed):
+                    token = await self._token(authorization)
+                    self._authorization, self.secret_id = authorization, secret_id
+                    return token
+            raise
 
     async def _in_vault(self) -> list[tuple[str, str]]:
         try:
