@@ -6,7 +6,7 @@ A task asks for a kind (`SiemBlock`); an operator configures a product (`Elastic
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Protocol, Self
@@ -19,6 +19,7 @@ from recovery.checkpoint import Checkpoint, Kept
 from recovery.detect_burst import Bucket
 from recovery.messages import EmailCopy, EmailText, SmsCopy
 from recovery.own_resets import OwnResets
+from recovery.refusals import AuthCounts
 
 if TYPE_CHECKING:
     from clients.ci import Build
@@ -93,6 +94,15 @@ class SiemClient(Closing, Protocol):
     async def unattributed(
         self, start: datetime, end: datetime, *, own: OwnResets | None = None
     ) -> dict[str, int]: ...
+    async def client_authentications(
+        self,
+        client_ids: Collection[str],
+        start: datetime,
+        end: datetime,
+        *,
+        actions: Collection[str],
+        client_field: str,
+    ) -> Mapping[str, AuthCounts]: ...
 
 
 class EmailClient(Closing, Protocol):

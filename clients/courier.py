@@ -7,15 +7,28 @@ a secret at the platform that the store does not know, which `recovery.rotate` f
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 
 from pydantic import SecretStr
 
 from clients.oauth import OAuthClient
 from clients.platform import NewSecret, PlatformClient
 from clients.secret_store import SecretStore
-from recovery.errors import Conflict, RecoveryError, Refused, Unknown, Unverified
+from recovery.app_clients import SecretLabels
+from recovery.errors import (
+    Conflict,
+    RateLimited,
+    RecoveryError,
+    Refused,
+    Unknown,
+    Unreachable,
+    Unverified,
+)
 from recovery.rotate import Observed
 
+PATIENCE = timedelta(minutes=2)
+"""How long a secret that stands nowhere else is offered to Vault."""
+_WRITE_PAUSE = 0.2
 _OK = 200
 
 
@@ -43,6 +56,14 @@ class SecretCourier:
         """
         return await asyncio.shield(self._create(client_id, path, marker))
 
+    async def rotate_in_place(self, client_id: str, path: str, marker: str) -> str:
+        """The platform replaces its one secret; the new one goes under PENDING. Returns its id.
+
+        The old secret is dead from the platform's answer on, and until the write the new one
+        stands nowhere but here: the write is tried again for as long as `PATIENCE`.
+        """
+        return await asyncio.shield(self._rotate_in_place(client_id, path, marker))
+
     async def probe(self, client_id: str, path: str) -> None:
         """Returns where the secret under CURRENT gets a token that the API takes."""
         await self._probe(client_id, path, "CURRENT", self._store.current)
@@ -51,7 +72,26 @@ class SecretCourier:
         """The same with PENDING, before anybody depends on it."""
         await self._probe(client_id, path, "PENDING", self._store.pending)
 
-    async def _create(self, client_id: str, path: str, marker: str) -> str:
+    async def _rotate_in_place(self, client_id: str, path: str, marker: str) -> str:
+        await self._untouched(client_id, path)
+        new = await self._platform.rotate_secret(client_id, marker)
+        ends_at = asyncio.get_running_loop().time() + PATIENCE.total_seconds()
+        while True:
+            try:
+                labels = await self._store.observe(path)
+                if labels.pending_id != new.secret_id:
+                    await self._store.stage_pending(
+                        path, new.secret_id, new.value, cas=labels.version
+                    )
+            except (Unreachable, Unknown, RateLimited, Conflict):
+                if asyncio.get_running_loop().time() > ends_at:
+                    raise
+                await asyncio.sleep(_WRITE_PAUSE)
+            else:
+                return new.secret_id
+
+    async def _untouched(self, client_id: str, path: str) -> SecretLabels:
+        """What Vault holds, where no other rotation is under way; Conflict otherwise."""
         before = await self._store.observe(path)
         if before.pending_id is not None or before.previous_id is not None:
             raise Conflict(
@@ -62,6 +102,10 @@ class SecretCourier:
                 got="an unfinished rotation",
                 advice="Look again: that one has to be finished first.",
             )
+        return before
+
+    async def _create(self, client_id: str, path: str, marker: str) -> str:
+        before = await self._untouched(client_id, path)
         new = await self._platform.create_secret(client_id, marker)
         try:
             await self._store.stage_pending(path, new.secret_id, new.value, cas=before.version)

@@ -266,6 +266,25 @@ class PlatformClient(OnWire):
             ok=(201,),
             repeatable=False,
         )
+        return self._new_secret(response)
+
+    async def rotate_secret(self, client_id: str, marker: str) -> NewSecret:
+        """Replaces the one secret of a client that can't hold two: the old one is dead at once.
+
+        Never repeated: Unknown where the answer was lost, and then nobody may know the secret
+        that is in force; only rotating once more helps.
+        """
+        response = await self._on_client(
+            "POST",
+            self._paths.rotate_secret,
+            client_id,
+            "Rotate a client secret in place",
+            json={"marker": marker},
+            repeatable=False,
+        )
+        return self._new_secret(response)
+
+    def _new_secret(self, response: httpx.Response) -> NewSecret:
         answer = self._wire.read(response, NewSecretAnswer)
         return NewSecret(answer.id, answer.client_secret)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegativeInt, SecretStr
 
 from recovery.accounts import RosterEntry
-from recovery.app_clients import AppClient, ClientSecret, Consumer
+from recovery.app_clients import AppClient, ClientSecret, Consumer, Integration
 from recovery.passkey import from_b64url
 from recovery.validate import LiveCredentials
 
@@ -116,6 +116,12 @@ class _ConsumerAnswer(BaseModel):
     name: str
     health_url: str | None = None
     ci_job: str | None = None
+    tries_both: bool = False
+
+
+class _IntegrationAnswer(BaseModel):
+    name: str
+    health_url: str
 
 
 class _ClientAnswer(BaseModel):
@@ -126,6 +132,9 @@ class _ClientAnswer(BaseModel):
     risk: str
     max_secrets: int
     consumers: list[_ConsumerAnswer]
+    kind: str = "oauth_client"
+    can_deactivate: bool = True
+    integrations: list[_IntegrationAnswer] = []
 
     def client(self) -> AppClient:
         return AppClient(
@@ -136,8 +145,12 @@ class _ClientAnswer(BaseModel):
             linked_accounts=self.linked_accounts,
             max_secrets=self.max_secrets,
             consumers=tuple(
-                Consumer(c.name, c.health_url or "", c.ci_job or "") for c in self.consumers
+                Consumer(c.name, c.health_url or "", c.ci_job or "", tries_both=c.tries_both)
+                for c in self.consumers
             ),
+            kind=self.kind,
+            can_deactivate=self.can_deactivate,
+            integrations=tuple(Integration(i.name, i.health_url) for i in self.integrations),
         )
 
 

@@ -31,6 +31,7 @@ class PlatformPaths:
     secret: str = "/admin/clients/{client}/secrets/{secret}"  # noqa: S105 - a path
     deactivate: str = "/admin/clients/{client}/secrets/{secret}/deactivate"
     activate: str = "/admin/clients/{client}/secrets/{secret}/activate"
+    rotate_secret: str = "/admin/clients/{client}/rotate-secret"  # noqa: S105 - a path
     login: str = "/login"
 
     @classmethod

@@ -5,7 +5,7 @@ Never a shorter list: lost shards, a search out of time or a page that does not 
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from clients.siem_answers import (
     AccountsAnswer,
     ActorsAnswer,
     Body,
+    ClientsAnswer,
     CountsAnswer,
     PitAnswer,
     SearchAnswer,
@@ -29,6 +30,7 @@ from recovery.accounts import Sighting
 from recovery.detect_burst import Bucket
 from recovery.errors import Misconfigured, NotFound, RecoveryError
 from recovery.own_resets import OwnResets
+from recovery.refusals import AuthCounts
 
 _TIME = "@timestamp"
 _MOST_BUCKETS = 10_000
@@ -158,6 +160,47 @@ class ElasticsearchClient(OnWire):
             answer.whole(attempted)
             counts.update({str(b.key): b.doc_count for b in answer.aggregations.actors.buckets})
         return dict(counts.most_common(most))
+
+    async def client_authentications(
+        self,
+        client_ids: Collection[str],
+        start: datetime,
+        end: datetime,
+        *,
+        actions: Collection[str],
+        client_field: str,
+    ) -> Mapping[str, AuthCounts]:
+        """How often each app client authenticated and how often it was refused; every id once.
+
+        Counted by aggregation. ECS has no words for an OAuth client, so `actions` (event.action)
+        and `client_field` are told; event.outcome is ECS's.
+        """
+        wanted = sorted(set(client_ids))
+        both: list[Clause] = [
+            {"terms": {"event.action": sorted(actions)}},
+            {"terms": {client_field: wanted}},
+        ]
+        failed = [*both, {"term": {"event.outcome": "failure"}}]
+        window = millis(start), millis(end)
+        total = await self._by_client(_body(*window, both), client_field, len(wanted))
+        refused = await self._by_client(_body(*window, failed), client_field, len(wanted))
+        # The second search may have seen a document more.
+        return {
+            one: AuthCounts(refused.get(one, 0), max(total.get(one, 0), refused.get(one, 0)))
+            for one in wanted
+        }
+
+    async def _by_client(self, body: Body, client_field: str, most: int) -> Mapping[str, int]:
+        attempted = "Count authentications of app clients"
+        if most == 0:
+            return {}
+        body["aggs"] = {"clients": {"terms": {"field": client_field, "size": most}}}
+        answer = self._wire.read(await self._search(attempted, body), ClientsAnswer)
+        matching = answer.whole(attempted)
+        counts = {str(b.key): b.doc_count for b in answer.aggregations.clients.buckets}
+        if sum(counts.values()) != matching:
+            raise incomplete(attempted, "buckets that do not add up")
+        return counts
 
     async def _search(self, attempted: str, body: Body) -> httpx.Response:
         with _translated(attempted):

@@ -144,6 +144,14 @@ class ActorsAnswer(SearchAnswer):
     aggregations: _Actors
 
 
+class _Clients(BaseModel):
+    clients: _Terms
+
+
+class ClientsAnswer(SearchAnswer):
+    aggregations: _Clients
+
+
 class PitAnswer(BaseModel):
     id: str = Field(min_length=1)
     shards: _Shards | None = Field(default=None, alias="_shards")

@@ -19,6 +19,7 @@ from clients import vault_labels
 from clients.vault_answers import deleted_version, safe
 from clients.vault_calls import ATTEMPTS, Sleep, VaultCalls
 from clients.vault_engines import VaultEngines
+from clients.vault_inventory import VaultInventory
 from clients.vault_labels import Entry
 from clients.vault_leases import VaultLeases
 from clients.vault_login import AppRole, Door, TokenFile
@@ -113,6 +114,10 @@ class VaultClient(VaultEngines, VaultLeases):
     async def aclose(self) -> None:
         """Revokes its own login and closes the connections."""
         await self._calls.aclose()
+
+    def inventory(self) -> VaultInventory:
+        """The entries' metadata, by this login."""
+        return VaultInventory(self._calls, self._mount)
 
     async def check(self) -> None:
         """Returns when Vault answers, is unsealed and knows us; else says what to mend."""

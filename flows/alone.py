@@ -10,7 +10,6 @@ from prefect.states import Completed
 
 from flows import detect as detect_phase
 from flows import enroll as enroll_phase
-from flows import rotate as rotate_phase
 from flows import validate as validate_phase
 from flows.dry_run import plan_response
 from flows.forms import operator_flow
@@ -26,7 +25,7 @@ from flows.parameters import (
     WindowEnd,
     WindowStart,
 )
-from flows.respond import contain_all, retire_old, tell_people, through
+from flows.respond import contain_all, retire_old, rotate_all, tell_people, through
 from recovery.errors import NotFound
 from tasks.case import Case
 
@@ -176,7 +175,7 @@ async def rotate(
     """
 
     async def do(case: Case, requester: str) -> None:
-        await through(case, requester, rotate_phase.rotate)
+        await rotate_all(case, requester)
 
     return await _alone("rotate", incident_id, runbook, dry_run, requested_by, ask_again, do)
 

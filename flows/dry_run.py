@@ -21,6 +21,7 @@ from recovery.incident import Incident
 from recovery.notify import NoticeKind, PlannedNotice
 from recovery.plans import contain_plan, dry_run_summary
 from tasks.case import Case
+from tasks.inventory import merged_clients
 from tasks.notify import preview_stage
 
 
@@ -60,7 +61,7 @@ async def _show_plan(case: Case, incident: Incident) -> str:
     waiting = [a for a in accounts if a.stage is Stage.SCOPED]
     plan = contain_plan(incident, policy, gate="contain", accounts=waiting, scope=counts)
     alone, by_hand = _split(case, accounts)
-    clients = await case.platform.app_clients({app for a in accounts for app in a.linked_apps})
+    clients = await merged_clients(case, {app for a in accounts for app in a.linked_apps})
     untouched = {c.client_id: why for c in clients if (why := app_clients.untouched_reason(c))}
     steps = {
         "detect": f"{counts.sighted} seen = {counts.admitted} admitted + {counts.excluded} "

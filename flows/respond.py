@@ -32,17 +32,18 @@ from flows.parameters import (
     WindowStart,
 )
 from flows.report import report
-from flows.rotate import retire, rotate
+from flows.rotate import retire, rotate, rotate_approved
 from flows.validate import validate
 from flows.waves import PhaseResult, hold_plan
 from recovery import notify as messages
 from recovery.accounts import Stage, Verdict
+from recovery.app_clients import Lift
 from recovery.errors import Misconfigured
 from recovery.incident import Phase
-from recovery.plans import contain_plan, notify_plan, retire_plan, wave_result
+from recovery.plans import contain_plan, lift_plan, notify_plan, retire_plan, wave_result
 from tasks.case import Case
 from tasks.prefect_api import server_answers
-from tasks.rotate import retiring_secrets
+from tasks.rotate import approve, lifted_waves, retiring_secrets, waiting_for
 
 COVERED = "gate.contain.covers."
 """Begins the mark that names the last wave whose containment was approved."""
@@ -117,7 +118,7 @@ async def _recover(case: Case, requester: str) -> State[object]:
         await through(case, requester, enroll)
     if waiting != "retire":
         await tell_people(case, requester)
-        await through(case, requester, rotate)
+        await rotate_all(case, requester)
         if await look_again(case, requester):
             await through(case, requester, enroll)
             await through(case, requester, notify)
@@ -175,6 +176,34 @@ async def _still_open(case: Case, gate: str) -> None:
         if passed_mark(gate, request.digest) in passed:
             await note_open(case, gate, request.digest)
             return
+
+
+async def rotate_all(case: Case, requester: str) -> None:
+    """What nothing speaks against, then what somebody approves by name."""
+    await through(case, requester, rotate)
+    await _rotate_by_name(case, requester)
+
+
+async def _rotate_by_name(case: Case, requester: str) -> None:
+    """Clients that nobody is known to use, or whose platform holds one secret: only those that
+    somebody approves by name. A rejection leaves them to a person and stops nothing else."""
+    rotate_policy = case.policy.rotate
+    for lift, choice in (
+        (Lift.UNKNOWN, rotate_policy.without_consumers),
+        (Lift.GAP, rotate_policy.single_secret),
+    ):
+        clients = await waiting_for(case, lift) if choice == "ask" else []
+        if not clients:
+            continue
+        plan = lift_plan(case.incident_id, lift, clients)
+        try:
+            await pass_gate(case, plan, case.policy.approvals.retire, requester=requester)
+        except Rejected:
+            await approve(case, clients, yes=False)
+        else:
+            await approve(case, clients, yes=True)
+    if await lifted_waves(case):
+        await through(case, requester, rotate_approved)
 
 
 async def retire_old(case: Case, requester: str) -> None:

@@ -1,24 +1,22 @@
 """Rotate client secrets in waves, lowest risk first; retire the old ones only when told so."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 
 from prefect import get_run_logger
 
+from flows.client_waves import RotateClient, over_clients
 from flows.forms import operator_flow
 from flows.parameters import DEFAULT_RUNBOOK, IncidentId, RunbookName
 from flows.progress import show_table
 from flows.settle import settling
-from flows.waves import PhaseResult, hold_gate, overruled
-from recovery.errors import Misconfigured, RecoveryError, Stopped, TakenOver
-from recovery.gates import Hold
+from flows.waves import PhaseResult, overruled
+from recovery import inventory
 from recovery.incident import Phase
 from tasks import rotate as tasks
 from tasks.case import Case, Rights, open_case, preflight
 from tasks.counts import BatchCounts
 from tasks.rotate import Rotated
-
-RotateClient = Callable[[Case, str], Awaitable[Rotated]]
 
 
 @operator_flow("rotate")
@@ -30,7 +28,21 @@ async def rotate(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
     async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
         waves = await tasks.take_inventory(case)
-        return await _over(case, waves, tasks.renew_secret, "rotate")
+        await show_inventory(case)
+        return await turn_over(case, waves, tasks.renew_secret, "rotate")
+
+
+@operator_flow("rotate-approved")
+async def rotate_approved(
+    incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
+) -> PhaseResult:
+    """The same for the clients that are rotated only because somebody approved it by name."""
+    async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
+        await preflight(case)
+        await show_inventory(case)
+        return await turn_over(
+            case, await tasks.lifted_waves(case), tasks.renew_secret, "rotate-approved"
+        )
 
 
 @operator_flow("retire")
@@ -38,62 +50,51 @@ async def retire(incident_id: IncidentId, runbook: RunbookName = DEFAULT_RUNBOOK
     """Watch, deactivate and delete the old secrets of clients that run on a new one."""
     async with open_case(incident_id, runbook, rights=Rights.ACT) as case:
         await preflight(case)
-        waiting = [record.client_id for record, _ in await tasks.retiring_secrets(case)]
-        return await _over(case, [waiting] if waiting else [], tasks.retire_secret, "retire")
+        waiting = [record for record, _ in await tasks.retiring_secrets(case)]
+        return await turn_over(case, tasks.order_of(case, waiting), tasks.retire_secret, "retire")
 
 
-async def _over(case: Case, waves: list[list[str]], work: RotateClient, name: str) -> PhaseResult:
-    """Wave by wave; more failures than the runbook's budget hold the rest."""
-    with settling():
-        return await _wave_by_wave(case, waves, work, name)
-
-
-async def _wave_by_wave(
-    case: Case, waves: list[list[str]], work: RotateClient, name: str
+async def turn_over(
+    case: Case, waves: Sequence[Sequence[str]], work: RotateClient, name: str
 ) -> PhaseResult:
+    """Works the waves, shows what came of each client, and where it holds and why."""
     ledger, incident_id = case.ledger, case.incident_id
     await asyncio.to_thread(ledger.mark, incident_id, f"{name}.started")
-    done: list[Rotated] = []
-    for number, wave in enumerate(waves):
-        await case.brake.check()
-        worked = await asyncio.gather(
-            *(_guarded(case, client_id, work) for client_id in wave), return_exceptions=True
-        )
-        # Each one is let finish and settle before the first error stops the phase.
-        for result in worked:
-            if isinstance(result, BaseException):
-                raise result
-            done.append(result)
-        failed = sorted(r.client_id for r in done if r.failed)
-        if len(failed) >= case.policy.rotate.max_failures and number < len(waves) - 1:
-            reason = f"{len(failed)} of {len(done)} rotations need a person: {', '.join(failed)}"
-            held = hold_gate(Phase.ROTATE, number)
-            if not await overruled(case, held, Hold(reason)):
-                get_run_logger().warning("%s holds: %s", name, reason)
-                await _show(case, name, done)
-                return PhaseResult(Phase.ROTATE, _counts(done), held, reason)
-    await _show(case, name, done)
+    with settling():
+        worked = await over_clients(case, waves, work, overruled)
+    await _show(case, name, worked.done)
+    if worked.held:
+        get_run_logger().warning("%s holds: %s", name, worked.reason)
+        return PhaseResult(Phase.ROTATE, _counts(worked.done), worked.held, worked.reason)
     await asyncio.to_thread(ledger.mark, incident_id, f"{name}.finished")
-    return PhaseResult(Phase.ROTATE, _counts(done))
+    return PhaseResult(Phase.ROTATE, _counts(worked.done))
 
 
-async def _guarded(case: Case, client_id: str, work: RotateClient) -> Rotated:
-    """One client's trouble is its own; what is wrong for all of them stops the phase."""
-    try:
-        return await work(case, client_id)
-    except (Misconfigured, Stopped, TakenOver):
-        raise
-    except RecoveryError as error:
-        return tasks.trouble(client_id, error)
+async def show_inventory(case: Case) -> None:
+    """The artifact `inventory-…`: whose secret it is, who reads it where, how old it is."""
+    rows = await tasks.inventory(case)
+    await show_table(
+        case,
+        "inventory",
+        inventory.shown(rows),
+        f"Client secrets of {case.incident_id}: {len(rows)} in scope",
+    )
 
 
-def _counts(done: list[Rotated]) -> BatchCounts:
+def _counts(done: Sequence[Rotated]) -> BatchCounts:
     refused = sum(r.failed for r in done)
     return BatchCounts(done=len(done) - refused, refused=refused)
 
 
-async def _show(case: Case, name: str, done: list[Rotated]) -> None:
+async def _show(case: Case, name: str, done: Sequence[Rotated]) -> None:
+    gaps = await tasks.gaps(case)
     rows: list[dict[str, str | int]] = [
-        {"client": r.client_id, "state": r.state, "why": r.reason} for r in done
+        {
+            "client": r.client_id,
+            "state": r.state,
+            "why": r.reason,
+            "without service (ms)": gaps.get(r.client_id, 0),
+        }
+        for r in done
     ]
     await show_table(case, name, rows, f"{name} {case.incident_id}: {len(done)} clients")

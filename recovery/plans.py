@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 
 from recovery import contain
 from recovery.accounts import Account, Priority, Stage, Verdict
+from recovery.app_clients import AppClient, Lift
 from recovery.approvals import GatePlan, plan_facts
 from recovery.incident import ActRecord, ClientRecord, Incident, Phase, ScopeCounts, Tally
 from recovery.policy import RecoveryPolicy
+from recovery.rotate_in_place import expected_gap
 
 NO_CANARY = "not run yet: wave 0 goes first, and its outcomes decide whether the next may go"
 
@@ -130,6 +132,27 @@ def retire_plan(
         f"| Client | Owner | Risk | Consumers | Old secret's id |\n|---|---|---|---|---|\n{rows}"
     )
     return GatePlan("retire", f"Retire {len(retiring)} old client secrets", facts, detail)
+
+
+def lift_plan(incident_id: str, lift: Lift, clients: Sequence[AppClient]) -> GatePlan:
+    """Rotate clients that are otherwise left to a person, each by its name."""
+    names = ", ".join(c.client_id for c in clients)
+    facts = {"Incident": incident_id, "Clients": f"{len(clients)}: {names}"}
+    head = "| Client | Name | Owner | Linked accounts |"
+    lines = [f"| {c.client_id} | {c.name} | {c.owner} | {c.linked_accounts} |" for c in clients]
+    if lift is Lift.GAP:
+        title = f"Rotate {len(clients)} secrets that can't overlap"
+        facts["Way back"] = "none: the platform drops the old secret when it makes the new one"
+        head = f"{head} Expected gap |\n|---|---|---|---|---|"
+        rows = [f"{line} {expected_gap(c)} |" for line, c in zip(lines, clients, strict=True)]
+    else:
+        title = f"Rotate {len(clients)} secrets that nobody is known to use"
+        facts["Risk"] = "who reads such a secret fails from when the old one is off until it is on"
+        head = f"{head}\n|---|---|---|---|"
+        rows = lines
+    choice = "Reject to leave these clients to a person; the rest goes on."
+    detail = "\n".join([head, *rows, "", choice])
+    return GatePlan(str(lift), title, facts, detail)
 
 
 def overrule_plan(

@@ -8,7 +8,8 @@ import hashlib
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import (
@@ -25,6 +26,7 @@ from recovery.accounts import Channel, PriorityReason
 from recovery.app_clients import CI_NAME, DEFAULT_CI
 from recovery.breaker import BreakerRule
 from recovery.errors import Misconfigured
+from recovery.freeze import FreezeWindow, minute_of_week
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{2,60}")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -204,7 +206,9 @@ class Approvals(_Section):
     def of_gate(self, gate: str) -> ApprovalPolicy:
         """The rules of a gate by its name: `contain.late.3` follows `contain`, `hold.notify.0`
         follows `hold`. Raises Misconfigured for a gate no rule is written for."""
-        found = getattr(self, gate.split(".")[0], None)
+        # Rotating a client by name (`rotate.gap`) is decided by whom retiring is decided by.
+        family = gate.split(".")[0].replace("rotate", "retire")
+        found = getattr(self, family, None)
         if not isinstance(found, ApprovalPolicy):
             raise Misconfigured(
                 "Look up who may let a gate pass",
@@ -273,10 +277,70 @@ class CrashPolicy(_Section):
     )
 
 
+class FreezePolicy(_Section):
+    """A weekly stretch in which nothing is rotated unless somebody approves it."""
+
+    start: str = Field(..., alias="from", description='Such as "fri 16:00".')
+    until: str = Field(..., description='Such as "mon 07:00".')
+    timezone: str = "UTC"
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _readable(self) -> "FreezePolicy":
+        for moment in (self.start, self.until):
+            minute_of_week(moment)
+        try:
+            self.window()
+        except (ZoneInfoNotFoundError, OSError):
+            raise ValueError("a timezone such as Europe/Berlin") from None
+        return self
+
+    def window(self) -> FreezeWindow:
+        return FreezeWindow(self.start, self.until, ZoneInfo(self.timezone), self.reason)
+
+
 class RotatePolicy(_Section):
     waves: tuple[int, ...] = Field((1, 4), description="Clients per wave, then the rest.")
+    at_once: int = Field(4, ge=1, le=50, description="Clients of one wave side by side.")
+    consumer_waves: tuple[int, ...] = Field(
+        (1, 2), description="Consumers of one client restarted at once: the canary, then the rest."
+    )
     health_timeout: Duration = timedelta(minutes=5)
-    soak: Duration = Field(timedelta(minutes=2), description="Watched before retiring.")
+    soak: Duration = Field(
+        timedelta(minutes=2), description="Watched in the test, before an old secret is retired."
+    )
+    watch: Duration = Field(
+        timedelta(minutes=2), description="Watched between deactivating and deleting."
+    )
+    siem: Literal["required", "when_seen", "off"] = Field(
+        "when_seen",
+        description="Refused client authentications in the SIEM: needed, counted if there are "
+        "any documents, or not asked for.",
+    )
+    siem_actions: tuple[str, ...] = Field(
+        ("client-authentication",), description="event.action of a client that authenticates."
+    )
+    siem_client_field: str = Field("client.user.id", description="Where the client's id stands.")
+    siem_lag: Duration = Field(
+        timedelta(seconds=30), description="How long documents take to become searchable."
+    )
+    max_error_share: Share = Field(0.02, description="Refused authentications in the test.")
+    freeze: tuple[FreezePolicy, ...] = ()
+    without_consumers: Literal["leave", "ask"] = Field(
+        "leave", description="Clients that nobody is known to use: left to a person, or a gate."
+    )
+    allow_without_consumers: tuple[str, ...] = Field(
+        (), description="Client ids that may be rotated although nobody is known to use them."
+    )
+    single_secret: Literal["leave", "ask"] = Field(
+        "leave", description="Clients whose platform holds one secret: left to a person, or a gate."
+    )
+    max_age: Duration = Field(
+        timedelta(days=90), description="What `rotate-scheduled` finds too old."
+    )
+    retire_scheduled: Literal["ask", "standing"] = Field(
+        "ask", description="`rotate-scheduled` retires old secrets by approval, or by this word."
+    )
     ci_timeout: Duration = timedelta(minutes=15)
     ci_poll: Duration = timedelta(seconds=5)
     max_failures: int = Field(1, ge=1, description="Failed rotations that stop the rest.")

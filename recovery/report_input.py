@@ -155,7 +155,7 @@ def client_outcomes(
     outcomes = []
     for row in records:
         found = state.get(row.client_id, (RotationState.OPEN, ""))
-        if row.untouched_reason:
+        if row.untouched_reason and row.client_id not in state:
             found = RotationState.UNTOUCHED, row.untouched_reason
         sick = tuple(name for name in row.consumers if name in ill)
         outcomes.append(ClientOutcome(row, *found, failures[row.client_id], sick))

@@ -1,5 +1,6 @@
 """What the next step of a client secret's rotation is, decided by looking at Vault, the platform
-and the consumers, never by remembering. The states are drawn in docs/decisions/0003-rotation.md.
+and the consumers, never by remembering. The states are drawn in docs/rotation.md, the reasons in
+docs/decisions/0003-rotation.md.
 
 Two things always hold: once the secret under CURRENT works it keeps working, and no secret that a
 consumer runs on is taken away.
@@ -8,7 +9,7 @@ consumer runs on is taken away.
 import hashlib
 import re
 from base64 import b32encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -64,6 +65,8 @@ class Proof:
 
     secret_id: str
     previous_used_at: datetime | None
+    refusals: int = 0
+    """How often the client was refused while the test watched it: what is usual for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class Evidence:
     proof: Proof | None = None
     failed: frozenset[str] = frozenset()
     """Ids of secrets whose deployment or test failed in this run."""
+    unwanted: frozenset[str] = frozenset()
+    """Ids of inactive secrets that nobody asked for while this run watched."""
+    wanted: frozenset[str] = frozenset()
+    """Ids of inactive secrets that somebody still tried to use."""
 
 
 class StepKind(StrEnum):
@@ -93,6 +100,8 @@ class Move(StrEnum):
 
     CREATE_SECRET = "create_secret"  # noqa: S105 - the name of an act
     """At the platform, and to Vault as PENDING."""
+    ROTATE_IN_PLACE = "rotate_in_place"
+    """Where the platform holds one secret: the new one replaces it and goes to Vault as PENDING."""
     PROMOTE = "promote"
     """PENDING -> CURRENT, CURRENT -> PREVIOUS; after PENDING was seen to work."""
     RESTART = "restart"
@@ -100,6 +109,8 @@ class Move(StrEnum):
     DEACTIVATE = "deactivate"
     ACTIVATE = "activate"
     """Undoes DEACTIVATE, where retiring turns out to have been too early."""
+    WATCH = "watch"
+    """Looks for somebody who is refused since DEACTIVATE, for as long as the runbook says."""
     DELETE = "delete"
     DROP_PENDING = "drop_pending"
     DROP_PREVIOUS = "drop_previous"
@@ -133,26 +144,45 @@ def marker(incident_id: str) -> str:
     return "INC-" + b32encode(digest[:10]).decode()
 
 
-def next_step(observed: Observed, *, marker: str, evidence: Evidence, max_secrets: int = 2) -> Step:
+def next_step(
+    observed: Observed,
+    *,
+    marker: str,
+    evidence: Evidence,
+    max_secrets: int = 2,
+    can_deactivate: bool = True,
+    stages: Sequence[int] = (1,),
+) -> Step:
     """The one next step of this client. Do it, look again, ask again.
 
     Ends in DONE when CURRENT was made for this incident, all consumers run on it and nothing of
-    the rotation is left over; in ASK where going on could break somebody we can't see.
+    the rotation is left over; in ASK where going on could break somebody we can't see. `stages`
+    are how many consumers are restarted at once: the canary, then the next ones, then the rest.
     """
-    look = _Look(observed, marker, evidence, max_secrets)
+    look = _Look(observed, marker, evidence, max_secrets, can_deactivate, stages)
     return _recover(look) if look.current is None else _advance(look, look.current)
 
 
 class _Look:
     """One observation, sorted out."""
 
-    def __init__(self, observed: Observed, mine: str, evidence: Evidence, max_secrets: int) -> None:
+    def __init__(
+        self,
+        observed: Observed,
+        mine: str,
+        evidence: Evidence,
+        max_secrets: int,
+        can_deactivate: bool,
+        stages: Sequence[int],
+    ) -> None:
         self.labels = observed.labels
         self.secrets = {s.secret_id: s for s in observed.secrets}
         self.evidence = evidence
         self.running = {held for held in evidence.running.values() if held is not None}
         self.full = len(self.secrets) >= max_secrets
         self.max_secrets = max_secrets
+        self.can_deactivate = can_deactivate
+        self.stages = stages
         self._mine = mine
         known = {self.labels.current_id, self.labels.pending_id, self.labels.previous_id}
         unknown = [s for s in self.secrets.values() if s.secret_id not in known]
@@ -214,7 +244,7 @@ def _recover(look: _Look) -> Step:
     spare = [s for s in look.orphans if s.secret_id not in look.running]
     if len(look.secrets) > 1 and spare:
         why = "left by an interrupted rotation; it takes the new one's place"
-        return Step(StepKind.REPAIR, Move.DEACTIVATE, why, spare[0].secret_id)
+        return _remove(look, StepKind.REPAIR, spare[0], why)
     return _no_room(look)
 
 
@@ -233,7 +263,7 @@ def _advance(look: _Look, current: ClientSecret) -> Step:
         and labels.previous_id is None
     ):
         return Step(StepKind.DEPLOY, Move.PROMOTE, "PENDING is ready", wanted.secret_id)
-    behind = _behind(look.evidence.running, current.secret_id)
+    behind = behind_now(look.evidence.running, current.secret_id, look.stages)
     if behind:
         why = "these consumers don't run on CURRENT yet"
         return Step(StepKind.DEPLOY, Move.RESTART, why, current.secret_id, behind)
@@ -242,7 +272,7 @@ def _advance(look: _Look, current: ClientSecret) -> Step:
     if labels.previous_id is not None:
         return _retire(look, current, labels.previous_id)
     if look.orphans:
-        return _remove(StepKind.REPAIR, look.orphans[0], "left by an interrupted rotation")
+        return _remove(look, StepKind.REPAIR, look.orphans[0], "left by an interrupted rotation")
     if failed:
         return _ask("the new secret did not work; the one before is in force", current.secret_id)
     if not rotated:
@@ -280,9 +310,17 @@ def _retire(look: _Look, current: ClientSecret, previous_id: str) -> Step:
         why = "all consumers run on CURRENT; not yet proven in this run"
         return Step(StepKind.TEST, Move.PROVE, why, current.secret_id)
     previous = look.secrets.get(previous_id)
-    if previous is not None and previous.active and previous.last_used_at != proof.previous_used_at:
-        why = "all known consumers run on CURRENT, yet somebody still uses PREVIOUS"
-        return _ask(why, previous_id)
+    wanted = previous_id in look.evidence.wanted
+    if previous is not None and previous.active:
+        if wanted or previous.last_used_at != proof.previous_used_at:
+            why = "all known consumers run on CURRENT, yet somebody still uses PREVIOUS"
+            return _ask(why, previous_id)
+    elif previous is not None and wanted:
+        why = "somebody still tries PREVIOUS: it works again until a person has found who"
+        return Step(StepKind.RETIRE, Move.ACTIVATE, why, previous_id)
+    elif previous is not None and previous_id not in look.evidence.unwanted:
+        why = "PREVIOUS is off; watched before it is deleted"
+        return Step(StepKind.RETIRE, Move.WATCH, why, previous_id)
     return _clear(look, StepKind.RETIRE, previous_id, Move.DROP_PREVIOUS)
 
 
@@ -292,19 +330,27 @@ def _clear(look: _Look, kind: StepKind, secret_id: str, drop: Move) -> Step:
     secret = look.secrets.get(secret_id)
     if secret is None:
         return Step(kind, drop, "it is gone from the platform", secret_id)
-    return _remove(kind, secret, "no longer needed")
+    return _remove(look, kind, secret, "no longer needed")
 
 
-def _remove(kind: StepKind, secret: ClientSecret, why: str) -> Step:
-    """Deactivates first, which can be undone; deletes what is inactive."""
-    move = Move.DEACTIVATE if secret.active else Move.DELETE
+def _remove(look: _Look, kind: StepKind, secret: ClientSecret, why: str) -> Step:
+    """Deactivates first where the platform can, which can be undone; deletes what is inactive."""
+    move = Move.DEACTIVATE if secret.active and look.can_deactivate else Move.DELETE
     return Step(kind, move, why, secret.secret_id)
 
 
-def _behind(running: Mapping[str, str | None], current_id: str) -> tuple[str, ...]:
-    """Who has to be restarted now: one alone until one is seen to work, then the others."""
+def behind_now(
+    running: Mapping[str, str | None], current_id: str, stages: Sequence[int]
+) -> tuple[str, ...]:
+    """Who has to be restarted now: as many as the present stage lacks, told by how many already
+    work with CURRENT. The first stage is the canary; what no stage names comes last, together."""
     behind = tuple(name for name, held in running.items() if held != current_id)
-    return behind[:1] if len(behind) == len(running) else behind
+    there, stage_ends = len(running) - len(behind), 0
+    for size in stages:
+        stage_ends += size
+        if there < stage_ends:
+            return behind[: stage_ends - there]
+    return behind
 
 
 def _no_room(look: _Look) -> Step:

@@ -203,8 +203,8 @@ class KillDrive:
 
     async def _signed(self, form: ResumeForm) -> dict[str, str]:
         approvals = self._stage.policy.approvals
-        family = "hold" if form.gate.startswith("hold") else form.gate.split("-")[0]
-        approvers = [self._stage.world.approvers[n] for n in getattr(approvals, family).approvers]
+        names = approvals.of_gate(form.gate.replace("-", ".")).approvers
+        approvers = [self._stage.world.approvers[name] for name in names]
         approver = min(approvers, key=lambda one: one.seconds_until_fresh())
         await asyncio.sleep(approver.seconds_until_fresh())
         return {

@@ -218,8 +218,7 @@ class Walk:
     def _approver(self, gate: str, *, count: bool) -> str:
         """The next of the gate's approvers; whoever typed a wrong code tries once more."""
         approvals = self._stage.policy.approvals
-        family = "hold" if gate.startswith("hold") else gate.split("-")[0]
-        names = getattr(approvals, family).approvers
+        names = approvals.of_gate(gate.replace("-", ".")).approvers
         name = str(names[self._asked[gate] % len(names)])
         self._asked[gate] += count
         return name

@@ -82,6 +82,7 @@ class Case:
         self.sms = systems.sms
         self.checkpoints = systems.checkpoints
         self._consumers = systems.consumers
+        self.inventory = systems.secrets.inventory()
         self.courier = SecretCourier(systems.platform, systems.client_secrets, systems.oauth)
         self._marked: set[str] = set()
         self.directory = ROOT / policy.report.directory / incident_id

@@ -14,6 +14,7 @@ from tasks.acts import NO_ACCOUNT, UNFINISHED, carry_out, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
 from tasks.retries import RETRIES
+from tasks.rotate import rotatable
 from tasks.spread import spread
 
 STEP = "validate.account"
@@ -130,9 +131,7 @@ async def try_old_passwords(case: Case) -> Findings:
 async def probe_clients(case: Case) -> Findings:
     """Every rotated client: its new secret gets a token that serves, its consumers are healthy."""
     judgements: list[validate.Judgement] = []
-    for record in await asyncio.to_thread(case.ledger.clients, case.incident_id):
-        if record.untouched_reason:
-            continue
+    for record in await rotatable(case):
         path = case.policy.rotate.vault_path.format(client_id=record.client_id)
         try:
             await case.courier.probe(record.client_id, path)

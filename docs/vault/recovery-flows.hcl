@@ -5,7 +5,12 @@ path "secret/data/apps/+" {
   capabilities = ["create", "read", "update"]
 }
 
-# How many versions a path keeps is looked at before a rotation begins: on the path, then its mount.
+# Which clients have an entry; who owns and reads it, when it was written, and how many versions are
+# kept: on the path, then its mount.
+path "secret/metadata/apps" {
+  capabilities = ["list"]
+}
+
 path "secret/metadata/apps/+" {
   capabilities = ["read"]
 }

@@ -9,6 +9,7 @@ import base64
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -22,6 +23,8 @@ from rehearsal.world.asgi import Problem, Reply, Request, RoutedApp, Routes
 
 _CALL_LIMIT = aiohttp.ClientTimeout(total=10)
 _KEPT_TROUBLE = 200
+_TRIES_FOR = 20.0
+_TRY_AGAIN = 0.05
 
 
 class TroubleKind(StrEnum):
@@ -49,6 +52,8 @@ class ConsumerSpec:
     name: str
     client_id: str
     vault_token: str = field(repr=False)
+    tries_both: bool = False
+    """Where its secret is refused it reads Vault anew and takes whichever secret works."""
 
 
 class Consumer:
@@ -67,9 +72,16 @@ class Consumer:
         """Fault: a restart changes nothing, as if the app cached its secret on disk."""
         self.broken = False
         """Fault: it does not come up, whatever secret it gets."""
+        self.stuck = False
+        """Fault: a new instance never gets ready; the job is green and the old one serves on."""
+        self.sickens = False
+        """Fault: its health page turns red on any secret but its first one; it serves on."""
+        self.longest_wait = 0.0
+        """Seconds of its slowest round that went well."""
         self._spec = spec
         self._fleet = fleet
         self._authorization: str | None = None
+        self._first_secret: str | None = None
 
     def __repr__(self) -> str:
         return f"Consumer({self.name!r}, {self.secret_id!r})"
@@ -82,9 +94,13 @@ class Consumer:
     async def reload(self) -> None:
         """Starts anew: no traffic for a short time, then the secret that Vault holds now.
 
-        RuntimeError where it does not come up healthy; it then stays up without service.
+        RuntimeError where it does not come up healthy; it then stays up without service. In a
+        rolling fleet the old instance serves until the new one is ready, and on if it never is.
         """
         self.restarts += 1
+        if self._fleet.rolling and self._authorization is not None:
+            await self._roll()
+            return
         self.starting = True
         try:
             await asyncio.sleep(self._fleet.start_seconds)
@@ -93,9 +109,21 @@ class Consumer:
                 self._authorization, self.secret_id = await self._read_secret()
         finally:
             self.starting = False
+        self._first_secret = self._first_secret or self.secret_id
         problem = await self.ill()
         if problem:
             raise RuntimeError(f"{self.name} did not come up healthy: {problem}")
+
+    async def _roll(self) -> None:
+        await asyncio.sleep(self._fleet.start_seconds)
+        if self.stuck:
+            return
+        authorization, secret_id = await self._read_secret()
+        try:
+            await self._token(authorization)
+        except _Failed as failed:
+            raise RuntimeError(f"{self.name}: the new one is not ready: {failed.where}") from None
+        self._authorization, self.secret_id = authorization, secret_id
 
     async def ill(self) -> str:
         """Why it is not healthy, found out by a real token call; empty where it is."""
@@ -105,8 +133,10 @@ class Consumer:
             return "crashed"
         if self._authorization is None:
             return "no secret"
+        if self.sickens and self.secret_id != self._first_secret:
+            return "degraded"
         try:
-            await self._token(self._authorization)
+            await self._any_token()
         except _Failed as failed:
             return failed.where
         return ""
@@ -119,11 +149,51 @@ class Consumer:
         try:
             if self._authorization is None or self.broken:
                 raise _Failed(TroubleKind.NO_SECRET, "start")
-            token = await self._token(self._authorization)
+            began = time.monotonic()
+            token = await self._patient_token()
             await self._fleet.call("GET", "/api/me", f"Bearer {token}")
+            self.longest_wait = max(self.longest_wait, time.monotonic() - began)
         except _Failed as failed:
             self.failures += 1
             self.trouble.append(Trouble(time.monotonic(), failed.kind, failed.where))
+
+    async def _patient_token(self) -> str:
+        """One that is prepared goes on trying for a while: a wait for its caller, and no error."""
+        gives_up_at = time.monotonic() + _TRIES_FOR
+        while True:
+            try:
+                return await self._any_token()
+            except _Failed as failed:
+                refused = failed.kind is TroubleKind.REFUSED
+                if not (refused and self._spec.tries_both) or time.monotonic() > gives_up_at:
+                    raise
+            await asyncio.sleep(_TRY_AGAIN)
+
+    async def _any_token(self) -> str:
+        """With the secret it holds, or if it is prepared with another one that is in Vault."""
+        assert self._authorization is not None
+        try:
+            return await self._token(self._authorization)
+        except _Failed as failed:
+            if failed.kind is not TroubleKind.REFUSED or not self._spec.tries_both:
+                raise
+            for authorization, secret_id in await self._in_vault():
+                with suppress(_Failed):
+                    token = await self._token(authorization)
+                    self._authorization, self.secret_id = authorization, secret_id
+                    return token
+            raise
+
+    async def _in_vault(self) -> list[tuple[str, str]]:
+        try:
+            data = await self._fleet.read_vault(f"apps/{self.client_id}", self._spec.vault_token)
+        except RuntimeError:
+            return []
+        return [
+            (self._basic(data[f"{label}client_secret"]), data[f"{label}secret_id"])
+            for label in ("pending_", "")
+            if f"{label}client_secret" in data
+        ]
 
     async def _token(self, authorization: str) -> str:
         answer = await self._fleet.call(
@@ -133,13 +203,17 @@ class Consumer:
 
     async def _read_secret(self) -> tuple[str, str]:
         data = await self._fleet.read_vault(f"apps/{self.client_id}", self._spec.vault_token)
+        return self._basic(data["client_secret"]), data["secret_id"]
+
+    def _basic(self, secret: str) -> str:
         # RFC 6749 2.3.1: both parts are form-encoded before they are joined.
-        pair = f"{quote_plus(self.client_id)}:{quote_plus(data['client_secret'])}"
-        return f"Basic {base64.b64encode(pair.encode()).decode()}", data["secret_id"]
+        pair = f"{quote_plus(self.client_id)}:{quote_plus(secret)}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 class ConsumerFleet:
-    """All consumers of the world. `interval` is between two rounds of one consumer."""
+    """All consumers of the world. `interval` is between two rounds of one consumer; `rolling` is
+    a deployment that keeps the old instance until the new one is ready."""
 
     def __init__(
         self,
@@ -149,7 +223,9 @@ class ConsumerFleet:
         vault_url: str,
         interval: timedelta = timedelta(milliseconds=300),
         start_time: timedelta = timedelta(milliseconds=100),
+        rolling: bool = False,
     ) -> None:
+        self.rolling = rolling
         self.start_seconds = start_time.total_seconds()
         self._platform_url = platform_url.rstrip("/")
         self._vault_url = vault_url.rstrip("/")
@@ -284,6 +360,13 @@ def consumers_app(fleet: ConsumerFleet) -> ASGIApp:
         }
         return Reply(503 if problem else 200, facts)
 
+    async def integration(_: Request, taken: tuple[str, ...]) -> Reply:
+        """Somebody else's app on this client: well while the client's own consumers are."""
+        problems = [await consumer.ill() for consumer in fleet.of(taken[0])]
+        down = any(problems) or not problems
+        return Reply(503 if down else 200, {"status": "down" if down else "ok"})
+
     routes = Routes()
     routes.add("GET", "/consumers/{}/health", health)
+    routes.add("GET", "/integrations/{}/health", integration)
     return RoutedApp(routes)

@@ -199,13 +199,24 @@ class VaultContents:
         return data
 
     def put_client(
-        self, client_id: str, secret_id: str, value: str, *, owner: str, consumers: Iterable[str]
+        self,
+        client_id: str,
+        secret_id: str,
+        value: str,
+        *,
+        owner: str,
+        consumers: Iterable[str],
+        tries_both: Iterable[str] = (),
     ) -> None:
         """A client's secret under CURRENT, with who owns it and who runs with it beside."""
         path = f"apps/{client_id}"
         self.put(path, {"client_secret": value, "secret_id": secret_id})
         # Vault refuses an empty value.
-        facts = {"owner": owner, "consumers": ",".join(consumers)}
+        facts = {
+            "owner": owner,
+            "consumers": ",".join(consumers),
+            "tries_both": ",".join(tries_both),
+        }
         self._root.secrets.kv.v2.update_metadata(
             path, custom_metadata={name: value for name, value in facts.items() if value}
         )

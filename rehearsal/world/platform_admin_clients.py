@@ -2,7 +2,7 @@
 
 from rehearsal.world.asgi import Problem, Reply, Request, Routes, optional_text_of
 from rehearsal.world.platform_admin import AdminAct, behind_door
-from rehearsal.world.platform_clients import MAX_SECRETS, ClientState, Secret
+from rehearsal.world.platform_clients import ClientState, Secret
 from rehearsal.world.platform_quota import Scope
 from rehearsal.world.platform_state import PlatformState
 
@@ -23,6 +23,7 @@ def add_client_routes(routes: Routes, state: PlatformState) -> None:
     route("POST", f"{secrets}/{{}}/deactivate", api.deactivate)
     route("POST", f"{secrets}/{{}}/activate", api.activate)
     route("DELETE", f"{secrets}/{{}}", api.delete)
+    route("POST", "/admin/clients/{}/rotate-secret", api.rotate)
 
 
 class _ClientApi:
@@ -46,17 +47,12 @@ class _ClientApi:
         return Reply(200, {"secrets": listed})
 
     def add_secret(self, request: Request, ids: tuple[str, ...]) -> Reply:
-        secret = self._book.add_secret(
-            ids[0], optional_text_of(request.json(), "marker", longest=255)
-        )
-        return Reply(
-            201,
-            {
-                "id": secret.id,
-                "client_secret": secret.value,
-                "created_at": secret.created_at.isoformat(),
-            },
-        )
+        marker = optional_text_of(request.json(), "marker", longest=255)
+        return Reply(201, _new_secret(self._book.add_secret(ids[0], marker)))
+
+    def rotate(self, request: Request, ids: tuple[str, ...]) -> Reply:
+        marker = optional_text_of(request.json(), "marker", longest=255)
+        return Reply(200, _new_secret(self._book.rotate(ids[0], marker)))
 
     def deactivate(self, _: Request, ids: tuple[str, ...]) -> Reply:
         return Reply(200, _secret(self._book.deactivate(ids[0], ids[1])))
@@ -76,16 +72,35 @@ class _ClientApi:
             "owner": seed.owner,
             "linked_accounts": self._state.tokens.linked_accounts(seed.id),
             "risk": seed.risk,
-            "max_secrets": MAX_SECRETS,
+            "kind": "oauth_client",
+            "max_secrets": seed.max_secrets,
+            "can_deactivate": seed.deactivates,
             "consumers": [
                 {
                     "name": consumer.name,
                     "health_url": f"{self._state.consumers_url}/consumers/{consumer.name}/health",
                     "ci_job": consumer.ci_job,
+                    "tries_both": consumer.tries_both,
                 }
                 for consumer in seed.consumers
             ],
+            "integrations": [
+                {
+                    "name": partner,
+                    "health_url": f"{self._state.consumers_url}/integrations/{seed.id}/health",
+                }
+                for partner in seed.partners
+            ],
         }
+
+
+def _new_secret(secret: Secret) -> dict[str, object]:
+    """The one time its value is told."""
+    return {
+        "id": secret.id,
+        "client_secret": secret.value,
+        "created_at": secret.created_at.isoformat(),
+    }
 
 
 def _secret(secret: Secret) -> dict[str, object]:

@@ -1,7 +1,8 @@
-"""OAuth clients and their secrets at the platform: at most two each, never none that works."""
+"""OAuth clients and their secrets at the platform: two each or one, never none that works."""
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +12,8 @@ from rehearsal.world.clock import WorldClock
 from rehearsal.world.effects import Effect
 from rehearsal.world.registry import ClientSeed
 
-MAX_SECRETS = 2
+Listener = Callable[[str, bool], None]
+"""Told of every authentication: the client's id, and whether it was accepted."""
 
 
 class SecretStatus(StrEnum):
@@ -52,10 +54,16 @@ class ClientBook:
         self, listed: dict[str, ClientSeed], introspector: ClientSeed, clock: WorldClock
     ) -> None:
         self._clock = clock
+        self.listener: Listener | None = None
         now = clock.now()
         self._clients = {
             seed.id: ClientState(
-                seed, {seed.secret_id: Secret(seed.secret_id, seed.secret, created_at=now)}
+                seed,
+                {
+                    seed.secret_id: Secret(
+                        seed.secret_id, seed.secret, created_at=now - seed.secret_age
+                    )
+                },
             )
             for seed in (*listed.values(), introspector)
         }
@@ -72,21 +80,26 @@ class ClientBook:
     def add_secret(self, client_id: str, marker: str | None) -> Secret:
         """A new ACTIVE secret; its value is not readable afterwards."""
         client = self.get(client_id)
-        if len(client.secrets) >= MAX_SECRETS:
-            raise Problem(400, "too_many_secrets", "A client has at most two secrets.")
-        secret = Secret(
-            id=f"sec-{secrets.token_hex(5)}",
-            # Characters that only survive Basic when form-encoded first (RFC 6749 2.3.1).
-            value=f"cs_{secrets.token_urlsafe(30)}:+/%",
-            created_at=self._clock.now(),
-            marker=marker,
-        )
+        most = client.seed.max_secrets
+        if len(client.secrets) >= most:
+            raise Problem(400, "too_many_secrets", f"This client has at most {most} secrets.")
+        secret = self._new_secret(marker)
         client.secrets[secret.id] = secret
         self._note(client, "secrets.create")
         return secret
 
+    def rotate(self, client_id: str, marker: str | None) -> Secret:
+        """The new secret takes the place of all others at once: the old one is dead now."""
+        client = self.get(client_id)
+        secret = self._new_secret(marker)
+        client.secrets = {secret.id: secret}
+        self._note(client, "secrets.rotate")
+        return secret
+
     def deactivate(self, client_id: str, secret_id: str) -> Secret:
         client, secret = self._secret(client_id, secret_id)
+        if not client.seed.deactivates:
+            raise Problem(400, "not_supported", "A secret of this client can only be deleted.")
         if secret.status is SecretStatus.ACTIVE:
             if len(client.active()) == 1:
                 raise Problem(400, "last_active_secret", "It is the only active secret.")
@@ -103,8 +116,10 @@ class ClientBook:
 
     def delete(self, client_id: str, secret_id: str) -> None:
         client, secret = self._secret(client_id, secret_id)
-        if secret.status is SecretStatus.ACTIVE:
+        if secret.status is SecretStatus.ACTIVE and client.seed.deactivates:
             raise Problem(400, "secret_active", "Deactivate the secret first.")
+        if client.active() == [secret]:
+            raise Problem(400, "last_active_secret", "It is the only active secret.")
         del client.secrets[secret_id]
         self._note(client, "secrets.delete")
 
@@ -117,9 +132,16 @@ class ClientBook:
             if hmac.compare_digest(secret.value.encode(), value.encode()):
                 secret.last_used_at = self._clock.now()
                 client.auth_successes += 1
+                self._tell(client_id, accepted=True)
                 return client
         client.auth_failures += 1
+        self._tell(client_id, accepted=False)
         return None
+
+    def accepts(self, client_id: str, value: str) -> bool:
+        """Whether `authenticate` would; neither counted nor noted as a use, for the judge."""
+        active = self._clients[client_id].active()
+        return any(hmac.compare_digest(s.value.encode(), value.encode()) for s in active)
 
     def all(self) -> list[ClientState]:
         return list(self._clients.values())
@@ -129,6 +151,19 @@ class ClientBook:
         if secret_id not in client.secrets:
             raise Problem(404, "not_found", "There is no such secret.")
         return client, client.secrets[secret_id]
+
+    def _new_secret(self, marker: str | None) -> Secret:
+        return Secret(
+            id=f"sec-{secrets.token_hex(5)}",
+            # Characters that only survive Basic when form-encoded first (RFC 6749 2.3.1).
+            value=f"cs_{secrets.token_urlsafe(30)}:+/%",
+            created_at=self._clock.now(),
+            marker=marker,
+        )
+
+    def _tell(self, client_id: str, *, accepted: bool) -> None:
+        if self.listener is not None:
+            self.listener(client_id, accepted)
 
     def _note(self, client: ClientState, call: str) -> None:
         client.effects.append(Effect(call, self._clock.now()))

@@ -1,6 +1,8 @@
 """The OAuth clients at the start: who owns them, how risky they are, who runs with their secret."""
 
+import zlib
 from dataclasses import dataclass, field
+from datetime import timedelta
 from random import Random
 
 from rehearsal.world.credentials import opaque
@@ -25,15 +27,24 @@ _RISKS = ("low", "low", "medium", "medium", "high")
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSeed:
-    """One running copy of an app; `ci_job` restarts it, so that it reads its secret anew."""
+    """One running copy of an app; `ci_job` restarts it, so that it reads its secret anew.
+
+    `tries_both`: where its secret is refused it looks into Vault for another before it gives up.
+    """
 
     name: str
     ci_job: str = RESTART_JOB
+    tries_both: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSeed:
-    """A confidential OAuth client with its one secret at the start."""
+    """A confidential OAuth client with its one secret at the start.
+
+    `max_secrets` 1: a new secret replaces the old one at once (Auth0's rotate-secret).
+    `deactivates` False: a secret can be deleted only (Entra's removePassword). `partners` are
+    integrations of others that work only while the client's own consumers do.
+    """
 
     id: str
     name: str
@@ -43,6 +54,14 @@ class ClientSeed:
     secret_id: str
     secret: str = field(repr=False)
     introspect_all: bool = False
+    max_secrets: int = 2
+    deactivates: bool = True
+    partners: tuple[str, ...] = ()
+
+    @property
+    def secret_age(self) -> timedelta:
+        """How old the secret is when the world begins: the same in every world of that id."""
+        return timedelta(days=20 + zlib.crc32(self.id.encode()) % 500)
 
 
 def make_clients(rng: Random, count: int) -> dict[str, ClientSeed]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from rehearsal.world.attacker import Attacker
+from rehearsal.world.auth_log import AuthLog
 from rehearsal.world.ci_github import GitHubState, github_app
 from rehearsal.world.ci_kubernetes import KubernetesState, kubernetes_app
 from rehearsal.world.clock import WorldClock
@@ -123,6 +124,7 @@ class World:
         )
         self._siem_key = SiemCredential("api_key", "recovery-reader", self._keys["siem"])
         self.siem = SiemApp(self.clock.now, self.traffic.documents, credentials=[self._siem_key])
+        self.platform.clients.listener = AuthLog(self.siem.append, self.clock.now)
         self.mailboxes = Mailboxes()
         self._twilio_sid = "AC" + secrets.token_hex(16)
         self.sendgrid = SendGridApp(
@@ -277,6 +279,7 @@ class World:
                 client.secret,
                 owner=client.owner,
                 consumers=[c.name for c in client.consumers],
+                tries_both=[c.name for c in client.consumers if c.tries_both],
             )
         tokens = {
             c.account_id: c.value
@@ -298,7 +301,12 @@ class World:
 
     def _consumer_specs(self) -> list[ConsumerSpec]:
         return [
-            ConsumerSpec(consumer.name, client.id, self.vault.consumer_token(client.id))
+            ConsumerSpec(
+                consumer.name,
+                client.id,
+                self.vault.consumer_token(client.id),
+                tries_both=consumer.tries_both,
+            )
             for client in self.population.clients.values()
             for consumer in client.consumers
         ]

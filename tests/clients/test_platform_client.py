@@ -426,6 +426,29 @@ async def test_creating_a_secret_is_never_repeated(
     assert len(marked) == (1 if isinstance(fault, CloseAfter | InvalidJson) else 0)
 
 
+async def test_a_secret_that_is_rotated_in_place(world: World, platform: PlatformClient) -> None:
+    """Auth0's rotate-secret: one secret, and the old one is dead with the answer."""
+    client_id = sorted(world.population.clients)[0]
+    [old] = await platform.client_secrets(client_id)
+    new = await platform.rotate_secret(client_id, "INC-ABCDEFGH")
+    assert new.value.get_secret_value() not in repr(new)
+    [only] = await platform.client_secrets(client_id)
+    assert (only.secret_id, only.active, only.marker) == (new.secret_id, True, "INC-ABCDEFGH")
+    book = world.state.clients
+    assert book.accepts(client_id, new.value.get_secret_value())
+    assert not book.accepts(client_id, world.population.clients[client_id].secret)
+    assert old.secret_id != new.secret_id
+
+
+async def test_rotating_in_place_is_never_repeated(world: World, platform: PlatformClient) -> None:
+    """A second one would destroy what the first one made."""
+    client_id = sorted(world.population.clients)[1]
+    injected = world.state.faults.inject(CloseAfter(), "POST .*/rotate-secret$", times=None)
+    with pytest.raises(Unknown):
+        await platform.rotate_secret(client_id, "INC-ABCDEFGH")
+    assert injected.hits == 1
+
+
 # Another platform of the same shape
 
 

@@ -15,6 +15,7 @@ from clients.siem_presets import chosen
 from recovery.accounts import Sighting
 from recovery.errors import Incomplete, Misconfigured, Refused, Unknown
 from recovery.own_resets import OwnResets
+from recovery.refusals import AuthCounts
 from rehearsal.world.faults import CloseAfter, Delay, InvalidJson, Status
 from rehearsal.world.serving import Loopback
 from rehearsal.world.siem_app import Credential, SiemApp
@@ -393,3 +394,55 @@ def okta_reset(at: datetime, account_id: str, actor: str) -> dict[str, Any]:
         },
         "user": {"id": actor, "target": {"id": account_id}},
     }
+
+
+# Authentications of app clients.
+
+CLIENT_WORDS: dict[str, Any] = {
+    "actions": ["client-authentication"],
+    "client_field": "client.user.id",
+}
+
+
+def authentications(client_id: str, *outcomes: str, at: datetime = NOW) -> list[dict[str, Any]]:
+    return [
+        event(
+            at + timedelta(milliseconds=number),
+            "client-authentication",
+            client={"user": {"id": client_id}},
+            event={"action": "client-authentication", "outcome": outcome},
+        )
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+async def test_refused_clients_are_counted_for_each() -> None:
+    app = small(
+        *authentications("app-1", "success", "failure", "success"),
+        *authentications("app-2", "success"),
+        *authentications("app-9", "failure"),
+        *authentications("app-1", "failure", at=NOW + timedelta(seconds=5)),
+        event(NOW, "another-thing", client={"user": {"id": "app-1"}}),
+        clock=Hands(NOW + timedelta(minutes=1)),
+    )
+    async with searching(app) as siem:
+        found = await siem.client_authentications(
+            ["app-1", "app-2", "app-3"], NOW, NOW + timedelta(seconds=5), **CLIENT_WORDS
+        )
+        nobody = await siem.client_authentications([], NOW, NOW, **CLIENT_WORDS)
+    assert found == {
+        "app-1": AuthCounts(refused=1, total=3),
+        "app-2": AuthCounts(refused=0, total=1),
+        "app-3": AuthCounts(),
+    }
+    assert nobody == {}
+
+
+async def test_a_part_of_the_authentications_is_no_answer() -> None:
+    app = small(*authentications("app-1", "success", "failure"))
+    app.faults.inject(PartialShards(), "_search")
+    async with searching(app) as siem:
+        with pytest.raises(Incomplete):
+            await siem.client_authentications(
+                ["app-1"], NOW, NOW + timedelta(seconds=5), **CLIENT_WORDS
+            )

@@ -1,193 +1,32 @@
 """The rotation's decisions: examples that tell the story, and a simulated platform, Vault and
 consumers in which `next_step` is followed from every state to its end."""
 
-import re
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from itertools import product
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from recovery.app_clients import InPlan, Lift, lift_of, plan_order
 from recovery.rotate import (
     AppClient,
     ClientSecret,
     Consumer,
     Evidence,
     Move,
-    Observed,
     Proof,
     SecretLabels,
     Step,
     StepKind,
     describe_plan,
     marker,
-    next_step,
     plan_waves,
     untouched_reason,
 )
-
-MINE = marker("INC-2026-0142")
-OTHERS = marker("INC-2025-0007")
-BORN = datetime(2026, 3, 2, 9, tzinfo=UTC)
-LIMIT = 30
-"""More steps than any rotation here needs."""
-
-
-def secret(
-    secret_id: str,
-    *,
-    active: bool = True,
-    mark: str | None = None,
-    used: datetime | None = BORN,
-) -> ClientSecret:
-    return ClientSecret(secret_id, BORN, active, mark, used)
-
-
-class Crash(Exception):
-    """The run dies here; the next one knows nothing."""
-
-
-@dataclass
-class World:
-    """A platform that refuses what the real one refuses, a Vault, and consumers.
-
-    `bad` are secrets that no consumer comes up with. Everything that the promise of a rotation
-    forbids is asserted in `apply`.
-    """
-
-    secrets: dict[str, ClientSecret]
-    labels: SecretLabels
-    consumers: dict[str, str | None] = field(default_factory=dict)
-    """Name -> id of the secret it was started with."""
-    max_secrets: int = 2
-    bad: set[str] = field(default_factory=set)
-    every_new_one_is_bad: bool = False
-    moves: list[Move] = field(default_factory=list)
-    evidence: Evidence = field(default_factory=Evidence)
-
-    def observed(self) -> Observed:
-        return Observed(tuple(self.secrets.values()), self.labels)
-
-    def active(self, secret_id: str | None) -> bool:
-        return (
-            secret_id is not None and secret_id in self.secrets and (self.secrets[secret_id].active)
-        )
-
-    def works(self, name: str) -> bool:
-        return self.active(self.consumers[name]) and self.consumers[name] not in self.bad
-
-    def look(self) -> Step:
-        running = {n: held if self.works(n) else None for n, held in self.consumers.items()}
-        self.evidence = replace(self.evidence, running=running)
-        return next_step(
-            self.observed(), marker=MINE, evidence=self.evidence, max_secrets=self.max_secrets
-        )
-
-    def run(self, crashes: Sequence[bool] = ()) -> Step:
-        left = iter(crashes)
-        for _ in range(LIMIT):
-            step = self.look()
-            if step.final:
-                return step
-            try:
-                self.apply(step, crash=next(left, False))
-            except Crash:
-                self.evidence = Evidence()
-        raise AssertionError(f"no end: {self.moves}")
-
-    def apply(self, step: Step, *, crash: bool = False) -> None:
-        current_worked = self.active(self.labels.current_id)
-        working = {name for name in self.consumers if self.works(name)}
-        self.moves.append(step.move)
-        try:
-            self._move(step, crash)
-        finally:
-            if current_worked:
-                assert self.active(self.labels.current_id), f"CURRENT died by {step}"
-            if step.move is not Move.RESTART:
-                still = {name for name in self.consumers if self.works(name)}
-                assert working <= still, f"an outage by {step}"
-
-    def _move(self, step: Step, crash: bool) -> None:
-        labels, sid = self.labels, step.secret_id
-        match step.move:
-            case Move.CREATE_SECRET:
-                assert len(self.secrets) < self.max_secrets, "too_many_secrets"
-                assert labels.pending_id is None
-                assert labels.previous_id is None, "its PREVIOUS would be forgotten"
-                new = f"new{len(self.moves)}"
-                self.secrets[new] = secret(new, mark=MINE, used=None)
-                if self.every_new_one_is_bad:
-                    self.bad.add(new)
-                if not crash:
-                    self._label(pending_id=new)
-            case Move.PROMOTE:
-                assert sid == labels.pending_id
-                assert self.active(sid)
-                assert labels.previous_id is None, "PREVIOUS would be forgotten"
-                self._label(
-                    current_id=labels.pending_id, pending_id=None, previous_id=labels.current_id
-                )
-            case Move.RESTART:
-                assert step.consumers
-                for number, name in enumerate(step.consumers):
-                    if crash and number > 0:
-                        raise Crash
-                    self.consumers[name] = labels.current_id
-                    if not self.works(name):
-                        assert labels.current_id is not None
-                        self._failed(labels.current_id)
-            case Move.PROVE:
-                assert sid == labels.current_id
-                assert sid is not None
-                previous = self.secrets.get(labels.previous_id or "")
-                used = previous.last_used_at if previous else None
-                self.evidence = replace(self.evidence, proof=Proof(sid, used))
-            case Move.DEACTIVATE:
-                assert sid is not None
-                assert self.active(sid)
-                assert sum(s.active for s in self.secrets.values()) > 1, "last_active_secret"
-                self.secrets[sid] = replace(self.secrets[sid], active=False)
-            case Move.ACTIVATE:
-                assert sid is not None
-                self.secrets[sid] = replace(self.secrets[sid], active=True)
-            case Move.DELETE:
-                assert sid is not None
-                assert not self.secrets[sid].active, "secret_active"
-                del self.secrets[sid]
-            case Move.DROP_PENDING:
-                assert sid == labels.pending_id
-                assert sid not in self.secrets, "nobody would know this secret any more"
-                self._label(pending_id=None)
-            case Move.DROP_PREVIOUS:
-                assert sid == labels.previous_id
-                assert sid not in self.secrets, "nobody would know this secret any more"
-                self._label(previous_id=None)
-            case Move.ROLL_BACK:
-                assert sid == labels.previous_id
-                assert self.active(sid)
-                self._label(current_id=sid, previous_id=None)
-            case Move.NONE:
-                raise AssertionError("a final step has no move")
-        if crash:
-            raise Crash
-
-    def _label(self, **changed: str | None) -> None:
-        self.labels = replace(self.labels, version=self.labels.version + 1, **changed)
-
-    def _failed(self, secret_id: str) -> None:
-        self.evidence = replace(self.evidence, failed=self.evidence.failed | {secret_id})
-
-
-def ordinary() -> World:
-    return World(
-        {"old": secret("old")}, SecretLabels(1, "old"), {"api": "old", "worker": "old", "x": "old"}
-    )
+from tests.recovery.rotate_world import BORN, LIMIT, MINE, OTHERS, World, ordinary, secret
 
 
 def assert_rotated(world: World) -> None:
@@ -212,6 +51,7 @@ def test_an_undisturbed_rotation() -> None:
         Move.RESTART,
         Move.PROVE,
         Move.DEACTIVATE,
+        Move.WATCH,
         Move.DELETE,
         Move.DROP_PREVIOUS,
     ]
@@ -257,7 +97,7 @@ def test_a_failed_test_rolls_back() -> None:
 def test_retiring_too_early_is_undone() -> None:
     """Deactivating comes before deleting for this: a consumer that still needed the old one."""
     world = ordinary()
-    while world.look().move is not Move.DELETE:
+    while world.look().move is not Move.WATCH:
         world.apply(world.look())
     current = world.labels.current_id
     assert current is not None
@@ -301,6 +141,61 @@ def test_somebody_unknown_who_still_uses_the_old_secret_is_not_cut_off() -> None
     assert end.kind is StepKind.ASK
     assert "still uses PREVIOUS" in end.reason
     assert end.secret_id == "old"
+
+
+def test_who_is_refused_after_the_deactivation_gets_the_old_secret_back() -> None:
+    """Nobody knew this consumer and it was idle during the test; now it shows."""
+    world = ordinary()
+    world.somebody_tries = True
+    end = world.run()
+    assert end.kind is StepKind.ASK
+    assert "still uses PREVIOUS" in end.reason
+    assert world.moves[-3:] == [Move.DEACTIVATE, Move.WATCH, Move.ACTIVATE]
+    assert world.active("old")
+    assert set(world.consumers.values()) == {world.labels.current_id}
+
+
+def test_after_an_interruption_what_is_off_is_watched_anew() -> None:
+    world = ordinary()
+    while world.look().move is not Move.DELETE:
+        world.apply(world.look())
+    world.evidence = Evidence()
+    moves = []
+    while not (step := world.look()).final:
+        moves.append(step.move)
+        world.apply(step)
+    assert moves == [Move.PROVE, Move.WATCH, Move.DELETE, Move.DROP_PREVIOUS]
+
+
+def test_a_platform_that_can_only_delete_deletes_after_the_test() -> None:
+    world = ordinary()
+    world.can_deactivate = False
+    assert world.run().kind is StepKind.DONE
+    assert world.moves[-3:] == [Move.PROVE, Move.DELETE, Move.DROP_PREVIOUS]
+    assert_rotated(world)
+
+
+def test_after_the_canary_consumers_follow_in_the_stages_of_the_runbook() -> None:
+    world = ordinary()
+    world.consumers = {f"app-{n}": "old" for n in range(7)}
+    world.stages = (1, 2)
+    restarts = []
+    while not (step := world.look()).final:
+        if step.move is Move.RESTART:
+            restarts.append(len(step.consumers))
+        world.apply(step)
+    assert restarts == [1, 2, 4]
+
+
+def test_a_stage_that_was_interrupted_is_finished_before_the_next() -> None:
+    world = ordinary()
+    world.consumers = {f"app-{n}": "old" for n in range(7)}
+    world.stages = (1, 3)
+    while len(world.look().consumers) != 3:
+        world.apply(world.look())
+    first = world.look().consumers[0]
+    world.consumers[first] = world.labels.current_id
+    assert len(world.look().consumers) == 2
 
 
 def test_after_a_restart_nothing_is_retired_before_a_new_test() -> None:
@@ -363,6 +258,7 @@ def test_both_current_and_previous_go_on_with_deployment_test_and_retirement() -
         Move.RESTART,
         Move.PROVE,
         Move.DEACTIVATE,
+        Move.WATCH,
         Move.DELETE,
         Move.DROP_PREVIOUS,
     ]
@@ -449,100 +345,6 @@ def test_a_consumer_that_is_down_is_restarted_before_anything_is_created() -> No
     assert (step.move, step.consumers) == (Move.RESTART, ("api",))
 
 
-# The diagram.
-
-DIAGRAM = Path(__file__).resolve().parents[2] / "docs" / "decisions" / "0003-rotation.md"
-ARROW = re.compile(r"^ +(\w+) --> (\w+|\[\*\]) : (\w+)", re.MULTILINE)
-Arrow = tuple[str, str, str]
-
-
-def state_of(world: World) -> str:
-    """The diagram's name for where a world is that began as `ordinary`."""
-    labels, new = world.labels, world.labels.pending_id
-    if new is not None:
-        if new not in world.secrets:
-            return "PendingGone"
-        return "Staged" if world.active(new) else "PendingOff"
-    if labels.previous_id is not None:
-        proof = world.evidence.proof
-        if world.active(labels.previous_id):
-            proven = proof is not None and proof.secret_id == labels.current_id
-            return "Proven" if proven else "Promoted"
-        return "Retiring" if labels.previous_id in world.secrets else "Retired"
-    if labels.current_id != "old":
-        return "Rotated"
-    return "Before" if list(world.secrets) == ["old"] else "Orphan"
-
-
-def outcomes(world: World, step: Step) -> Iterator[World]:
-    """Everything that can come of a move, and what the world may do to us before it."""
-    if world.consumers["api"] is not None:
-        went_down = deepcopy(world)
-        went_down.consumers["api"] = None
-        yield went_down
-    if step.final:
-        return
-    for crash in (False, True):
-        done = deepcopy(world)
-        try:
-            done.apply(step, crash=crash)
-        except Crash:
-            done.evidence = Evidence()
-        yield done
-    died_before = deepcopy(world)
-    died_before.evidence = Evidence()
-    yield died_before
-    if step.move in (Move.PROMOTE, Move.RESTART, Move.PROVE):
-        did_not_work = deepcopy(world)
-        did_not_work._failed(step.secret_id or "")
-        yield did_not_work
-
-
-def test_the_diagram_is_what_the_code_does() -> None:
-    drawn = {
-        (start, move, "" if end == "[*]" else end)
-        for start, end, move in ARROW.findall(DIAGRAM.read_text(encoding="utf-8"))
-    }
-    assert len(drawn) > 20
-    walked: set[Arrow] = set()
-    seen: set[object] = set()
-    waiting = [ordinary()]
-    while waiting:
-        world = waiting.pop()
-        step = world.look()
-        if step.kind is StepKind.DONE:
-            walked.add((state_of(world), "done", ""))
-        if step.kind is StepKind.ASK:
-            continue
-        for after in outcomes(world, step):
-            if after.moves != world.moves:
-                walked.add((state_of(world), step.move.value, state_of(after)))
-            if (key := facts(after)) not in seen:
-                seen.add(key)
-                waiting.append(after)
-    assert walked - drawn == set(), "walked and not drawn"
-    assert drawn - walked == set(), "drawn and never walked"
-
-
-def facts(world: World) -> object:
-    """What matters of a world; new secrets are told apart by the order of their making alone."""
-    names = {"old": "old"} | {
-        sid: f"new {number}" for number, sid in enumerate(s for s in world.secrets if s != "old")
-    }
-
-    def name(secret_id: str | None) -> str | None:
-        return names.get(secret_id, "gone") if secret_id is not None else None
-
-    labels, evidence = world.labels, world.evidence
-    return (
-        tuple(sorted((names[s.secret_id], s.active) for s in world.secrets.values())),
-        tuple(map(name, (labels.current_id, labels.pending_id, labels.previous_id))),
-        tuple(sorted((n, name(held)) for n, held in world.consumers.items())),
-        name(evidence.proof.secret_id) if evidence.proof else None,
-        tuple(sorted(name(one) or "" for one in evidence.failed)),
-    )
-
-
 # Every state.
 
 IDS = ("a", "b")
@@ -605,7 +407,7 @@ def test_every_state_of_platform_and_vault_ends_well() -> None:
         states += 1
         whose = strangers(world)
         check_end(world, world.run(), whose)
-        assert len(world.moves) <= 12, world.moves
+        assert len(world.moves) <= 14, world.moves
     assert states > 8000
 
 
@@ -625,7 +427,14 @@ def worlds(draw: st.DrawFn) -> World:
     labels = draw(st.sampled_from(all_labels(ids)))
     held = st.sampled_from((None, "gone1", *ids))
     consumers = draw(st.dictionaries(st.sampled_from(("api", "sync", "worker")), held))
-    return World(secrets, labels, dict(consumers), max_secrets=max(2, len(ids)))
+    return World(
+        secrets,
+        labels,
+        dict(consumers),
+        max_secrets=max(2, len(ids)),
+        can_deactivate=draw(st.booleans()),
+        stages=draw(st.sampled_from(((1,), (1, 1), (2,), ()))),
+    )
 
 
 @settings(max_examples=600, deadline=None)
@@ -764,6 +573,54 @@ def test_waves_hold_every_client_once(
         assert order.index(waves[0][0].risk) == min(
             order.index(c.risk) for c in clients if c.consumers
         )
+
+
+RISKS = ("low", "medium", "high")
+PLANS = st.lists(
+    st.builds(
+        InPlan,
+        client_id=st.uuids().map(str),
+        risk=st.sampled_from((*RISKS, "unheard of")),
+        linked_accounts=st.integers(min_value=0, max_value=99),
+        consumers=st.frozensets(st.sampled_from("pqrstuv"), max_size=4),
+    ),
+    max_size=25,
+    unique_by=lambda client: client.client_id,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PLANS, st.lists(st.integers(min_value=0, max_value=5), max_size=4).map(tuple))
+def test_no_two_secrets_of_one_consumer_are_under_way_at_once(
+    clients: list[InPlan], sizes: tuple[int, ...]
+) -> None:
+    """The lock is the plan itself: a wave ends before the next one begins."""
+    by_id = {client.client_id: client for client in clients}
+    waves = plan_order(clients, sizes)
+    assert sorted(one for wave in waves for one in wave) == sorted(by_id)
+    for number, wave in enumerate(waves):
+        assert wave
+        assert len(wave) <= max(1, sizes[number] if number < len(sizes) else len(clients))
+        locked = [name for one in wave for name in by_id[one].consumers]
+        assert len(locked) == len(set(locked))
+    # Who waits for a later wave although it is of lower risk waits for a place or for a consumer.
+    for number, wave in enumerate(waves):
+        full = number < len(sizes) and len(wave) == max(1, sizes[number])
+        busy = {name for one in wave for name in by_id[one].consumers}
+        for later in (by_id[one] for after in waves[number + 1 :] for one in after):
+            assert full or later.consumers & busy
+
+
+def test_which_approval_lets_a_client_be_rotated_that_is_left_to_a_person() -> None:
+    assert lift_of(client("a")) is None
+    assert lift_of(client("a", consumers=())) is Lift.UNKNOWN
+    assert lift_of(client("a", max_secrets=1)) is Lift.GAP
+    assert lift_of(client("a", consumers=(), max_secrets=1)) is None, "both dangers at once"
+    no_job = replace(client("a"), consumers=(Consumer("x", "https://x.example/health", ""),))
+    assert lift_of(no_job) is None
+    key = replace(client("a"), kind="api_key")
+    assert lift_of(key) is None
+    assert "api_key" in untouched_reason(key)
 
 
 # Words.

@@ -211,7 +211,11 @@ class Rotator:
                 await vault.drop_previous(self.path, cas=cas)
             case Move.ROLL_BACK:
                 await vault.roll_back(self.path, cas=cas)
-            case Move.NONE:
+            case Move.WATCH:
+                await some_traffic(self.fleet)
+                unwanted = self.evidence.unwanted | {sid or ""}
+                self.evidence = replace(self.evidence, unwanted=unwanted)
+            case Move.NONE | Move.ROTATE_IN_PLACE:
                 raise AssertionError("a final step has no move")
 
 
