@@ -1,4 +1,4 @@
-"""Phases on their own, refusals, rejection and asking again, the emergency stop, Cancel and Pause:
+"""Phases on their own, refusals, rejection and asking again, the emergency stop and Cancel:
 real runs are cut in the middle, and what they leave behind is looked at."""
 
 import asyncio
@@ -12,7 +12,7 @@ import pytest_asyncio
 from recovery.accounts import Stage as AccountStage
 from rehearsal.operator import RunState
 from tests.flows.desk import POLL_SECONDS, Desk, desk_with
-from tests.flows.rehearsed import RUN_TIMEOUT, Rehearsed, ask, rehearse
+from tests.flows.rehearsed import RUN_TIMEOUT, Rehearsed, rehearse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,7 +20,6 @@ ACCOUNTS = 60
 SEED = 6
 ALONE = "INC-2026-0912"
 CANCELLED = "INC-2026-0913"
-PAUSED = "INC-2026-0914"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -265,28 +264,3 @@ async def test_a_later_run_finishes_and_tells_nobody_twice(
     assert cuts.notify.done < told
     assert len(rehearsed.ledger.gate_requests(CANCELLED, "contain")) == 1
     assert len(rehearsed.ledger.gate_requests(CANCELLED, "notify")) == 1
-
-
-# ---------------------------------------------------------------- the UI's Pause on a running run
-
-
-async def test_pause_in_the_ui_stops_a_running_run_and_resume_goes_on(
-    rehearsed: Rehearsed, desk: Desk, cuts: Cuts
-) -> None:
-    real: dict[str, Any] = {"dry_run": False, "requested_by": "oscar"}
-    run = await desk.run("respond", PAUSED, **real)
-    run_id = (await desk.approve(run, "jonas")).run_id
-    await desk.until(lambda: desk.settled(PAUSED, "contain") >= 3)
-    paused = {
-        "type": "PAUSED",
-        "name": "Suspended",
-        "state_details": {"pause_reschedule": True, "pause_timeout": "2099-01-01T00:00:00Z"},
-    }
-    body = {"state": paused, "force": True}
-    await ask(rehearsed.api, "POST", f"/flow_runs/{run_id}/set_state", body)
-    seen: list[tuple[str, int]] = []
-    for _ in range(20):
-        now = await rehearsed.operator.look(run_id)
-        seen.append((f"{now.state}/{now.gate}", desk.settled(PAUSED, "contain")))
-        await asyncio.sleep(2)
-    print(seen, [f"{r.act.step}" for r in rehearsed.ledger.unsettled(PAUSED)])
