@@ -71,7 +71,14 @@ def _all(
         number = len(ended) + 1
         console.print(f"incident {number}: {', '.join(f'{p.number} {p.victim}' for p in group)}")
         seed = chosen.seed + number
-        one = incident(group, UNHARMED, seed=seed, accounts=chosen.accounts, say=console.print)
+        try:
+            one = incident(group, UNHARMED, seed=seed, accounts=chosen.accounts, say=console.print)
+        except (RuntimeError, TimeoutError) as error:
+            # Before anything was killed; these points are tried again.
+            console.print(f"  the stage did not come up: {error or type(error).__name__}")
+            groups.append(group)
+            bound -= 1
+            continue
         ended.append(one)
         _show_end(console, one)
         if one.missed:
