@@ -188,6 +188,9 @@ class JenkinsState:
             finally:
                 working.cancel()
                 self._working.discard(working)
+                if build.result is None and working.done():
+                    # Aborted before its first step: no line of it has run to say so.
+                    build.result = BuildResult.ABORTED
 
     def job(self, name: str) -> Job | None:
         return self._jobs.get(name)

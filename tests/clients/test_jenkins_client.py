@@ -179,3 +179,15 @@ async def test_the_console_tells_people_what_happened(jenkins: JenkinsState) -> 
             )
     assert "ERROR: it did not come up" in console.text
     assert console.text.endswith("Finished: FAILURE\n")
+
+
+async def test_a_build_aborted_before_its_first_step_has_ended(jenkins: JenkinsState) -> None:
+    jenkins.add_job("restart-consumer", forever)
+    async with talking_to(jenkins) as client:
+        running = asyncio.create_task(client.run("restart-consumer", {}))
+        # Without a pause between: the abort meets the build in the very step that makes it.
+        while not jenkins.abort_builds():
+            await asyncio.sleep(0)
+        with pytest.raises(Refused) as caught:
+            await running
+    assert caught.value.code == "cancelled"
