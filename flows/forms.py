@@ -31,7 +31,6 @@ def operator_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
             description=described,
             flow_run_name=lambda: run_name(name, flow_run.parameters),
             persist_result=False,
-            on_running=[link_runs],
             on_completion=[link_runs],
             on_failure=[link_runs],
         )

@@ -485,7 +485,7 @@ async def test_the_flows_policy_refuses_the_rest(bao: Any, app_path: str) -> Non
             lambda: kv.delete_latest_version_of_secret(app_path),
             lambda: kv.destroy_secret_versions(app_path, versions=[1]),
             lambda: kv.delete_metadata_and_all_versions(app_path),
-            lambda: kv.list_secrets("apps"),
+            lambda: kv.list_secrets("recovery"),
             lambda: raw.read("totp/code/maya"),
             lambda: raw.write_data("totp/keys/maya", data={"generate": True}),
             lambda: transit.create_key("recovery-mine", key_type="ed25519"),

@@ -53,6 +53,9 @@ async def filled(prefect: None, leased_platform: Any, tmp_path: Path) -> Any:
             region="eu-central-1", endpoint=NOWHERE, access_key_id="k", secret_access_key="s"
         ),
         blocks.JenkinsCi(address=NOWHERE, user="u", api_token="t"),
+        blocks.GitHubActionsCi(address=NOWHERE, repository="a/b", token="t"),
+        blocks.KubernetesCi(address=NOWHERE, token="t"),
+        blocks.CheckpointFolder(folder=str(tmp_path / "checkpoints")),
         blocks.SendGridEmail(
             address=NOWHERE, api_key="k", sender_email="a@x.example", sender_name="A"
         ),
