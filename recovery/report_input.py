@@ -129,6 +129,12 @@ class ClientOutcome:
         return bool(self.ill_consumers) or self.state in lost
 
 
+def _gap(milliseconds: int) -> str:
+    if not milliseconds:
+        return "replaced in place; nobody was seen without service"
+    return f"replaced in place; its consumers were without service for up to {milliseconds} ms"
+
+
 def client_outcomes(
     records: Sequence[ClientRecord],
     acts: Iterable[ActRecord],
@@ -138,9 +144,19 @@ def client_outcomes(
     """What became of each client, by its `rotate.*` acts in the order in which they were meant."""
     state: dict[str, tuple[RotationState, str]] = {}
     failures: Counter[str] = Counter()
+    # What was left to a person and is rotated all the same was approved by name.
+    promoted: set[str] = set()
+    # Where the platform holds one secret: ms that somebody was without, if that was measured.
+    gaps: dict[str, int] = {}
     for record in acts:
         client, move = record.act.subject, record.act.step.rpartition(".")[2]
         well = record.verdict is not None and record.verdict.settled_well
+        if move == "rotate_in_place":
+            gaps.setdefault(client, 0)
+        if client in gaps:
+            gaps[client] = max(gaps[client], record.counts.get("gap_ms", 0))
+        if move == "promote" and well:
+            promoted.add(client)
         if move in ("restart", "prove") and record.verdict is Verdict.REFUSED:
             failures[client] += 1
         if record.act.step == "rotate.outcome" and record.verdict is Verdict.REFUSED:
@@ -149,13 +165,15 @@ def client_outcomes(
             state[client] = RotationState.RETIRED, ""
         elif well and move == "roll_back":
             state[client] = RotationState.ROLLED_BACK, scrub(record.detail)
+        elif well and move == "prove" and client in gaps:
+            state[client] = RotationState.RETIRED, _gap(gaps[client])
         elif well and move == "prove" and state.get(client, ("",))[0] != RotationState.RETIRED:
             state[client] = RotationState.RENEWED, ""
     ill = set(ill_consumers)
     outcomes = []
     for row in records:
         found = state.get(row.client_id, (RotationState.OPEN, ""))
-        if row.untouched_reason and row.client_id not in state:
+        if row.untouched_reason and row.client_id not in promoted:
             found = RotationState.UNTOUCHED, row.untouched_reason
         sick = tuple(name for name in row.consumers if name in ill)
         outcomes.append(ClientOutcome(row, *found, failures[row.client_id], sick))

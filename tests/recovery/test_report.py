@@ -381,6 +381,28 @@ def test_what_became_of_clients() -> None:
         "one secret only",
         False,
     )
+    # Approved by name: then what was done counts.
+    promoted = act("app-1", "rotate.deploy.promote", Verdict.DONE)
+    (done,) = client_outcomes(
+        [client("app-1", untouched_reason="nobody known")], [promoted, proved, retired]
+    )
+    assert done.state is RotationState.RETIRED
+
+
+def test_a_secret_that_was_replaced_in_place_tells_its_gap() -> None:
+    acts = [
+        act("app-1", "rotate.create.rotate_in_place", Verdict.DONE),
+        act("app-1", "rotate.deploy.promote", Verdict.DONE),
+        replace(act("app-1", "rotate.deploy.restart", Verdict.DONE), counts={"gap_ms": 840}),
+        replace(act("app-1", "rotate.deploy.restart", Verdict.DONE), counts={"gap_ms": 310}),
+        act("app-1", "rotate.test.prove", Verdict.DONE),
+    ]
+    (hurt,) = client_outcomes([client("app-1", untouched_reason="one secret only")], acts)
+    assert (hurt.state, hurt.failed) == (RotationState.RETIRED, False)
+    assert "without service for up to 840 ms" in hurt.reason
+    prepared = [a for a in acts if not a.counts]
+    (well,) = client_outcomes([client("app-1")], prepared)
+    assert well.reason == "replaced in place; nobody was seen without service"
 
 
 def test_acts_are_summed_by_step_with_reasons() -> None:
