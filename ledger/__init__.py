@@ -17,6 +17,7 @@ from ledger.revisions import Revisions
 from ledger.scope import Scope
 from ledger.sessions import Sessions
 from ledger.stages import Stages
+from ledger.status import Status
 from ledger.throttle import Throttle
 
 __all__ = ["Ledger"]
@@ -35,6 +36,7 @@ class Ledger(
     Sessions,
     Links,
     Deliveries,
+    Status,
     Throttle,
     AuditLog,
 ):

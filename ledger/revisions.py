@@ -56,7 +56,7 @@ class Revisions(Core):
             if found is None:
                 raise self._unready("no tables of a ledger", "Create them with Ledger.migrate().")
             self._refuse_newer(found)
-            if found != _newest():
+            if found != newest():
                 raise self._unready(
                     f"revision {found}, which is too old",
                     "Make a backup, then run Ledger.migrate().",
@@ -88,7 +88,7 @@ class Revisions(Core):
         return Misconfigured(
             "checking the ledger's tables",
             subject=self._db.name,
-            expected=f"revision {_newest()}",
+            expected=f"revision {newest()}",
             got=got,
             advice=advice,
         )
@@ -105,7 +105,8 @@ def _script() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _newest() -> str:
+def newest() -> str:
+    """The revision that this program's migrations lead to."""
     return _script().get_current_head() or ""
 
 

@@ -13,12 +13,14 @@ from starlette.requests import Request
 from clients.platform import PlatformClient
 from clients.twilio import TwilioClient
 from ledger import Ledger
+from portal.client_address import client_of
 from portal.forms import fields
 from portal.keyed import Keyed, Sealer, session_hash
-from portal.pages import Pages, client_of
+from portal.metrics import Metrics
+from portal.pages import Pages
 from portal.settings import Limit, PortalSettings
-from recovery.accounts import Account, Clock
-from recovery.incident import Enrollment, PortalSession
+from recovery.accounts import Clock
+from recovery.incident import Enrollment, PortalSession, Visitor
 
 T = TypeVar("T")
 _LONGEST_COOKIE = 128
@@ -39,7 +41,7 @@ class Visit:
     cookie: str = field(repr=False)
     session: PortalSession
     enrollment: Enrollment
-    account: Account = field(repr=False)
+    account: Visitor = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Door:
     keyed: Keyed
     sealer: Sealer
     keys: dict[str, Ed25519PublicKey]
+    notice_keys: dict[str, Ed25519PublicKey]
+    metrics: Metrics
 
     async def visit(self, request: Request) -> Visit:
         """Raises Lost."""
@@ -82,7 +86,7 @@ class Door:
         # Redeemed, perhaps by this very session, whose binding was not answered: let it go on.
         if enrollment.redeemed_at is None and not self.ledger.live(enrollment, self.clock()):
             return None
-        return Visit(cookie, session, enrollment, self.ledger.account(session.ref))
+        return Visit(cookie, session, enrollment, self.ledger.visitor(session.ref))
 
     def minutes_left(self, visit: Visit) -> int | None:
         """Whole minutes, at least one, until the link runs out; None once it is used."""
@@ -95,10 +99,13 @@ class Door:
         def ask() -> bool:
             return self.ledger.throttle(f"{what}:{whom}", limit=limit.limit, per=limit.per)
 
-        return await run_sync(ask)
+        allowed = await run_sync(ask)
+        if not allowed:
+            self.metrics.throttled(what)
+        return allowed
 
     def client(self, request: Request) -> str:
-        return client_of(request, self.settings.proxies)
+        return client_of(request, self.settings)
 
     async def no_sooner(self, started: float) -> None:
         """Waits until `answer_floor` after `started` (time.monotonic), whatever was found."""

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from ledger import Ledger, schema
+from ledger.revisions import newest
 from recovery.accounts import (
     Account,
     Act,
@@ -246,7 +247,7 @@ class PostgreSQL:
                     b" RETURNING 1) SELECT count(*) FROM head"
                 )
                 assert done.fetchone() == (1,)
-                connection.execute(b"UPDATE ledger_revision SET version_num = '0001'")
+                connection.execute("UPDATE ledger_revision SET version_num = %s", (newest(),))
             self._clean.append(name)
         except (psycopg.Error, AssertionError):
             self.admin(f"DROP DATABASE {name} WITH (FORCE)")
