@@ -37,6 +37,11 @@ print(portal.address, portal.parties)
         default="recovery/enrollment-signing-key",
         description="Path in the secrets store with `kid` and `private_pem` (Ed25519).",
     )
+    notice_key_path: str = Field(
+        default="recovery/notice-signing-key",
+        description="Path in the secrets store with `kid` and `private_pem` (Ed25519) of the key "
+        "that signs banners and mails; never the one of the links. Empty: they go unsigned.",
+    )
     code_key: SecretStr = Field(
         description="Key from which the 6-digit codes of messages are derived; the portal has the "
         "same one."

@@ -187,7 +187,7 @@ class PlatformClient(OnWire):
                 "body": copy.body,
                 "link": copy.link,
                 "code": copy.code,
-                "signature": None,
+                "signature": copy.signature,
             },
             ok=(200, 201),
         )

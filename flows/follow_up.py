@@ -37,6 +37,9 @@ async def follow_up(
             if asked:
                 released = await links.enroll_released(case, asked, actor=requested_by)
                 get_run_logger().info("%s of %s released", released, len(asked))
+            if not remind:
+                # A reminder would go over the channels that are left anyway.
+                await links.reroute(case)
             waiting = await asyncio.to_thread(
                 lambda: [
                     account.ref

@@ -13,7 +13,8 @@ from flows.waves import PhaseResult, over_waves
 from recovery.incident import Phase
 from tasks import notify as tasks
 from tasks.case import Case, open_case, preflight
-from tasks.links import serve_requests
+from tasks.links import reroute, serve_requests
+from tasks.reroute import lost
 
 
 @operator_flow("notify")
@@ -48,7 +49,8 @@ async def serve_links(
     """Answer people who ask the portal for a fresh link, for as long as this run lasts.
 
     A fresh link goes only to the contacts on record and replaces the one before; the runbook's
-    message budget holds. Returns how many were served.
+    message budget holds. People whose message came back are written to over the next channel.
+    Returns how many were served.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timedelta(minutes=minutes).total_seconds()
@@ -57,6 +59,8 @@ async def serve_links(
         await preflight(case)
         while loop.time() < until:
             pending = await asyncio.to_thread(case.ledger.pending_link_requests, incident_id)
+            if await lost(case):
+                get_run_logger().info("messages came back: %s", await reroute(case))
             if pending:
                 counts = await serve_requests(case, pending)
                 served += len(pending)

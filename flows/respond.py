@@ -39,6 +39,7 @@ from recovery.accounts import Stage
 from recovery.errors import Misconfigured, RecoveryError
 from recovery.plans import contain_plan, notify_plan, overrule_plan, retire_plan
 from tasks.case import Case, open_case, preflight
+from tasks.notify import publish_status
 from tasks.rotate import retiring_secrets
 
 COVERED = "gate.contain.covers."
@@ -140,6 +141,7 @@ async def _tell_people(case: Case, requester: str) -> None:
         text_digest=messages.text_digest(case.policy),
     )
     await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
+    await publish_status(case)
     await _through(case, requester, notify)
 
 

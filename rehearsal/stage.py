@@ -100,11 +100,19 @@ class Stage:
             "recovery/enrollment-signing-key",
             {"kid": signing_key.kid, "private_pem": pem},
         )
+        notice_key, pem = new_signing_key("rehearsal-notices-1")
+        await asyncio.to_thread(
+            self.world.vault.put,
+            "recovery/notice-signing-key",
+            {"kid": notice_key.kid, "private_pem": pem},
+        )
         await asyncio.to_thread(self.prefect.wait_ready)
         say(f"Prefect up: {self.prefect.url}")
         await self._set_up()
-        self._start_portal(jwks([signing_key]))
+        self._start_portal(jwks([signing_key]), jwks([notice_key]))
         await self._portal_ready()
+        # As an operator enters it in SendGrid's settings.
+        self.world.sendgrid.webhook.url = f"{self.portal_url}/hooks/sendgrid"
         say(f"portal up: {self.portal_url}")
         await self._people_arrive()
 
@@ -233,6 +241,7 @@ class Stage:
                 account_sid=access.twilio_sid,
                 secret=access.twilio_token,
                 messaging_service_sid=MESSAGING_SERVICE,
+                status_callback=f"{self.portal_url}/hooks/twilio/status",
             ),
             _document(
                 "EnrollmentPortal",
@@ -242,7 +251,7 @@ class Stage:
             ),
         ]
 
-    def _start_portal(self, key_set: Mapping[str, Any]) -> None:
+    def _start_portal(self, key_set: Mapping[str, Any], notice_keys: Mapping[str, Any]) -> None:
         access = self.world.access
         config = {
             "portal": {
@@ -251,6 +260,11 @@ class Stage:
                 "site": self.policy.notify.site,
                 "issuer": asdict(Issuer(ISSUER, self.portal_url)),
                 "jwks": key_set,
+                "notice_jwks": notice_keys,
+                "webhooks": {
+                    "sendgrid_key": self.world.sendgrid.webhook.public_key,
+                    "twilio_auth_token": access.twilio_token,
+                },
                 "seal_key": Fernet.generate_key().decode(),
                 "code_key": self.code_key,
                 "enroll": self.policy.enroll.model_dump(mode="json"),
@@ -265,6 +279,7 @@ class Stage:
                 "user": access.twilio_sid,
                 "secret": access.twilio_token,
                 "messaging_service_sid": MESSAGING_SERVICE,
+                "status_callback": f"{self.portal_url}/hooks/twilio/status",
             },
             "clock_offset_file": str(self.clock_file),
         }

@@ -19,12 +19,14 @@ from recovery import enroll, notify
 from recovery.accounts import Account, Act, BatchRef, Channel, Outcome, Stage, Verdict
 from recovery.enroll import SigningKey, read_signing_key
 from recovery.errors import NotFound, Refused
-from recovery.incident import Enrollment, Intention
-from recovery.messages import BannerCopy, EmailCopy, SmsCopy
+from recovery.incident import DeliveryEvent, Enrollment, FailedChannels, Intention
+from recovery.messages import BannerCopy, EmailCopy, EmailText, SmsCopy
 from recovery.notify import NoticeKind, PlannedNotice, Skipped
 from tasks.acts import UNFINISHED, failed
 from tasks.case import Case
 from tasks.counts import BatchCounts, counted
+from tasks.notices import Seal, open_seal
+from tasks.reroute import reachable, reopen_lost
 from tasks.retries import RETRIES
 from tasks.spread import spread
 
@@ -45,7 +47,9 @@ PROVIDER_LAG = timedelta(minutes=2)
 )
 async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
     """NOTIFIED for who is due; a notice without a link for who is left to a person."""
+    await reopen_lost(case, batch)
     due = await asyncio.to_thread(case.ledger.due, batch, Stage.NOTIFIED)
+    due = await reachable(case, due)
     due += await asyncio.to_thread(_half_told, case, batch)
     manual = await asyncio.to_thread(
         lambda: [
@@ -91,6 +95,16 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
     return [account for account in members.values() if account.stage is Stage.NOTIFIED]
 
 
+async def publish_status(case: Case) -> None:
+    """The status page shows this incident from now on, in the words of the gate just passed."""
+    texts = {
+        locale: notify.status_text(locale, case.policy, case.incident_id)
+        for locale in notify.LOCALES
+    }
+    digest = notify.text_digest(case.policy)
+    await asyncio.to_thread(case.ledger.publish_status, case.incident_id, texts, digest=digest)
+
+
 async def notify_accounts(
     case: Case, linked: Sequence[Account], manual: Sequence[Account]
 ) -> BatchCounts:
@@ -103,14 +117,18 @@ async def notify_accounts(
         )
     }
     opted_out = await _opted_out(case, enrollments.values())
+    failed_channels = await asyncio.to_thread(
+        case.ledger.unreachable, case.incident_id, [a.ref for a in (*linked, *manual)]
+    )
     letters = [
-        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out),
-        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out),
+        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out, failed_channels),
+        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out, failed_channels),
     ]
     await _record_skips(case, [s for s in letters if isinstance(s, Skipped)])
     planned = {letter.act: letter for letter in letters if isinstance(letter, _Letter)}
     intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(planned))
-    post = _Post(case, await _signing_key(case) if linked else None)
+    key = await _signing_key(case) if linked else None
+    post = _Post(case, key, await open_seal(case, key) if planned else None)
     outcomes = await post.deliver(planned, intention)
     await _advance(case, linked, enrollments, planned)
     return counted(outcomes)
@@ -135,9 +153,14 @@ def _letters(
     kind: NoticeKind,
     enrollments: Mapping[str, Enrollment],
     opted_out: set[str],
+    failed_channels: FailedChannels,
 ) -> list[_Letter | Skipped]:
     letters: list[_Letter | Skipped] = []
     for account in accounts:
+        failures = failed_channels.get(account.ref, {})
+        silenced = {c for c, event in failures.items() if event is DeliveryEvent.OPTED_OUT}
+        if account.ref in opted_out:
+            silenced.add(Channel.SMS)
         enrollment = enrollments.get(account.ref)
         if kind is NoticeKind.LINK and enrollment is None:
             continue
@@ -146,7 +169,8 @@ def _letters(
             case.policy,
             kind=kind,
             generation=enrollment.generation if enrollment else 1,
-            opted_out={Channel.SMS} if account.ref in opted_out else (),
+            opted_out=silenced,
+            bounced=failures,
         ):
             if isinstance(notice, PlannedNotice):
                 letters.append(_Letter(account, notice, enrollment))
@@ -222,9 +246,10 @@ def _settled(case: Case, acts: list[Act]) -> list[Act]:
 class _Post:
     """Composes and hands over the letters of one batch."""
 
-    def __init__(self, case: Case, key: SigningKey | None) -> None:
+    def __init__(self, case: Case, key: SigningKey | None, seal: Seal | None) -> None:
         self._case = case
         self._key = key
+        self._seal = seal
         self._code_key = case.portal.code_key.get_secret_value().encode()
 
     async def deliver(self, planned: Mapping[Act, _Letter], intention: Intention) -> list[Outcome]:
@@ -266,23 +291,26 @@ class _Post:
         outcomes: list[Outcome] = []
         for (locale, kind), members in groups.items():
             by_id = {letter.notice.notice_id: letter for letter in members}
-            copies = [self._email_copy(letter) for letter in members]
+            text = notify.email_text(locale, kind, self._case.policy, self._case.incident_id)
+            copies = [self._email_copy(letter, text) for letter in members]
             for request in split_batches(copies, self._case.policy.notify.personalizations):
-                outcomes += await self._one_request(locale, kind, request, by_id)
+                outcomes += await self._one_request(text, kind, request, by_id)
         return outcomes
 
-    def _email_copy(self, letter: _Letter) -> EmailCopy:
-        return notify.email_copy(
+    def _email_copy(self, letter: _Letter, text: EmailText) -> EmailCopy:
+        link = self._link(letter)
+        copy = notify.email_copy(
             letter.account,
             letter.notice.notice_id,
             kind=letter.notice.kind,
             code=self._code(letter),
-            link=self._link(letter),
+            link=link,
         )
+        return self._seal.email(copy, text, letter.notice.kind, link) if self._seal else copy
 
     async def _one_request(
         self,
-        locale: str,
+        text: EmailText,
         kind: NoticeKind,
         copies: Sequence[EmailCopy],
         by_id: Mapping[str, _Letter],
@@ -290,7 +318,6 @@ class _Post:
         """One request. Where one bad address has the whole request refused, it is split in two
         until the address stands alone."""
         case = self._case
-        text = notify.email_text(locale, kind, case.policy, case.incident_id)
         acts = [by_id[copy.notice_id].act for copy in copies]
         try:
             receipt = await case.email.send(text, copies, category=f"recovery-{kind}")
@@ -298,8 +325,8 @@ class _Post:
             if len(copies) > 1:
                 half = len(copies) // 2
                 return [
-                    *await self._one_request(locale, kind, copies[:half], by_id),
-                    *await self._one_request(locale, kind, copies[half:], by_id),
+                    *await self._one_request(text, kind, copies[:half], by_id),
+                    *await self._one_request(text, kind, copies[half:], by_id),
                 ]
             outcomes = [failed(act, error) for act in acts]
         except UNFINISHED as error:
@@ -322,6 +349,8 @@ class _Post:
                 code=self._code(letter),
                 link=self._link(letter),
             )
+            if self._seal:
+                copy = self._seal.banner(copy, letter.notice.kind)
             verdict, banner_id = await self._case.platform.post_banner(copy)
             return Outcome(letter.act, verdict, receipt=banner_id)
 
