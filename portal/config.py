@@ -5,9 +5,18 @@ Secrets stand in this file or in whatever mounts it, never in the process's argu
 
 import os
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from portal.settings import PortalSettings
 from recovery.errors import Misconfigured
@@ -55,11 +64,27 @@ class SmsConfig(_Tls):
         return self
 
 
+class MetricsConfig(_Section):
+    """Where Prometheus asks. Never an address that the internet reaches."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(9464, ge=0, le=65535)
+
+    @field_validator("host")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        address = ip_address(value)
+        if address.is_unspecified or not (address.is_loopback or address.is_private):
+            raise ValueError("a loopback or private address of this machine")
+        return value
+
+
 class PortalConfig(_Section):
     portal: PortalSettings
     ledger: LedgerConfig
     platform: PlatformConfig
     sms: SmsConfig
+    metrics: MetricsConfig | None = None
     clock_offset_file: Path | None = Field(
         None, description="Rehearsals alone: seconds added to the wall clock, read when changed."
     )

@@ -103,6 +103,7 @@ class PortalWorld:
             requested_by="maya",
         )
         self.key, self.key_pem = new_signing_key("k1")
+        self.notice_key, _ = new_signing_key("n1")
         late = LateApp()
         server = Loopback(late)
         self.url = server.url
@@ -150,6 +151,7 @@ class PortalWorld:
             "site": "accounts.example.com",
             "issuer": {"issuer": self.parties.issuer, "audience": self.parties.audience},
             "jwks": jwks([self.key]),
+            "notice_jwks": jwks([self.notice_key]),
             "seal_key": Fernet.generate_key().decode(),
             "code_key": CODE_KEY,
             "answer_floor": timedelta(milliseconds=20),
