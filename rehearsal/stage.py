@@ -23,8 +23,10 @@ from recovery.policy import RecoveryPolicy, load_policy
 from rehearsal.operator import Operator
 from rehearsal.prefect_server import ROOT, WORK_POOL, PrefectServer, free_port
 from rehearsal.processes import Child, memory_of_groups, start
+from rehearsal.world.cast import AccountSeed, Behaviour
 from rehearsal.world.openbao import OpenBao
 from rehearsal.world.people import People
+from rehearsal.world.people_notices import Counterfeiter, MailGateway, forger_of
 from rehearsal.world.people_strangers import MailScanner, Phisher
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.world import (
@@ -36,6 +38,8 @@ from rehearsal.world.world import (
 
 SETUP_TIMEOUT = 120.0
 PORTAL_TIMEOUT = 30.0
+MISLED = 6
+"""People in whose app forged banners stand beside ours."""
 ISSUER = "https://recovery.example.com"
 REQUESTER = "oscar"
 Say = Callable[[str], None]
@@ -54,6 +58,8 @@ class Stage:
         self.world: World
         self.people: People
         self.phisher: Phisher
+        self.gateway: MailGateway
+        self.counterfeiter: Counterfeiter
         self._stack = AsyncExitStack()
         self.prefect: PrefectServer
         self.portal: Child | None = None
@@ -125,6 +131,14 @@ class Stage:
         self.phisher = await enter(
             Phisher(self.portal_url, mailboxes, victims, random.Random(self.seed + 2))
         )
+        self.gateway = await enter(MailGateway(self.portal_url, mailboxes))
+        self.counterfeiter = await enter(
+            Counterfeiter(
+                mailboxes,
+                {account.email: account.id for account in self._prompt()[:MISLED] if account.email},
+                forger_of(self.world.platform.put_banner),
+            )
+        )
         self.people = await enter(
             People(
                 self.portal_url,
@@ -135,6 +149,13 @@ class Stage:
                 random.Random(self.seed + 3),
             )
         )
+
+    def _prompt(self) -> list[AccountSeed]:
+        """Affected people who act at once, with contacts that are good and theirs alone."""
+        population, dirt = self.world.population, self.world.population.dirt
+        unusable = {*dirt.malformed_phone, *dirt.no_phone, *dirt.shared_mailbox, *dirt.opted_out}
+        affected = [population.accounts[i] for i in population.affected_ids if i not in unusable]
+        return [account for account in affected if account.behaviour is Behaviour.PROMPT]
 
     async def down(self) -> None:
         """Ends every process and server; safe to call at any point of `up`."""

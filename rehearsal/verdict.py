@@ -8,6 +8,7 @@ from urllib.parse import quote_plus
 
 import aiohttp
 
+from rehearsal.stage import Stage
 from rehearsal.world.people import People
 from rehearsal.world.people_strangers import Phisher, Reached
 from rehearsal.world.world import World
@@ -22,16 +23,16 @@ class Check:
     found: str
 
 
-async def judge(
-    world: World, people: People, phisher: Phisher, broken: tuple[int, int]
-) -> list[Check]:
+async def judge(stage: Stage, broken: tuple[int, int]) -> list[Check]:
     """All checks, in the order in which they are shown. `broken` is (failed, sent) requests of the
     consumers while the run lasted."""
+    world = stage.world
     return [
         *await _stolen(world),
         *_notified(world),
         *await _clients(world, broken),
-        *_people(world, people, phisher),
+        *_people(world, stage.people, stage.phisher),
+        *_signatures(stage),
         _untouched(world),
     ]
 
@@ -180,6 +181,28 @@ def _people(world: World, people: People, phisher: Phisher) -> list[Check]:
             "a phisher who reads mail alone got nowhere",
             phisher.furthest < Reached.SECRET_SEEN,
             f"{len(phisher.raids)} mailboxes, furthest: {phisher.furthest.name.lower()}",
+        ),
+    ]
+
+
+def _signatures(stage: Stage) -> list[Check]:
+    seen = stage.gateway.seen
+    forged = stage.counterfeiter.forged
+    misled = [stage.people.stories[i] for i in forged]
+    asked = [story for story in misled if story.login_ok]
+    doubted = sum(story.banners_doubted for story in asked)
+    believed = sum(story.banners_believed for story in asked)
+    planted = sum(forged[story.account_id] for story in asked)
+    return [
+        Check(
+            "every mail's signature fits its words, by the published keys alone",
+            seen["fits"] > 0 and seen["fits"] == seen.total(),
+            ", ".join(f"{count} {what}" for what, count in sorted(seen.items())) or "no mail",
+        ),
+        Check(
+            "people tell forged banners from ours",
+            bool(asked) and doubted == planted and believed >= len(asked),
+            f"{len(asked)} people asked, {planted} forged, {doubted} doubted, {believed} believed",
         ),
     ]
 

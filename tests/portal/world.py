@@ -103,7 +103,7 @@ class PortalWorld:
             requested_by="maya",
         )
         self.key, self.key_pem = new_signing_key("k1")
-        self.notice_key, _ = new_signing_key("n1")
+        self.notice_key, self.notice_pem = new_signing_key("n1")
         late = LateApp()
         server = Loopback(late)
         self.url = server.url
