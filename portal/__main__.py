@@ -131,6 +131,7 @@ def _arguments() -> argparse.Namespace:
         "--drain", type=float, default=0.0, help="seconds to say 'not ready' before the end"
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.config is None:
         parser.error("--config, or PORTAL_CONFIG in the environment")
@@ -171,7 +172,7 @@ def _serve_alone(chosen: argparse.Namespace, config: PortalConfig, listening: so
     metrics = Metrics()
     is_worker = chosen.ready_fd is not None
     if is_worker:
-        end_with_parent()
+        end_with_parent(chosen.parent)
     elif config.metrics is not None:
         port = serve_metrics(config.metrics.host, config.metrics.port, folder=None, own=metrics)
         print(f"metrics on port {port}", flush=True)

@@ -5,12 +5,15 @@ With several processes each writes its numbers into files that one collector add
 pages: see portal.__main__.
 """
 
+import struct
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recovery.incident import Delivery
@@ -20,6 +23,8 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
 OTHER = "other"
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LOOKS = 4
+_PAUSE_SECONDS = 0.05
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 
 
@@ -117,12 +122,31 @@ class Metered:
             self._metrics.answered(started, route, scope["method"], status)
 
 
+class _Together(Collector):
+    """The figures of all processes. Their files are read while they are written to and while
+    processes come and go; what could not be read is looked at once more."""
+
+    def __init__(self, folder: Path) -> None:
+        self._inner = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        for _ in range(_LOOKS - 1):
+            try:
+                return self._look()
+            except (OSError, ValueError, KeyError, struct.error):
+                time.sleep(_PAUSE_SECONDS)
+        return self._look()
+
+    def _look(self) -> list[Metric]:
+        return list(self._inner.collect())  # type: ignore[no-untyped-call]
+
+
 def serve_metrics(host: str, port: int, *, folder: Path | None, own: Metrics | None) -> int:
     """Serves them in a thread until the process ends; the port. `folder` is where several
     processes write, `own` the figures of a single one."""
     registry = own.registry if own is not None else CollectorRegistry()
     if folder is not None:
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        registry.register(_Together(folder))
     server, _ = start_http_server(port, addr=host, registry=registry)
     number: int = server.server_port
     return number

@@ -122,7 +122,7 @@ class Workers:
         command = [sys.executable, "-m", "portal", *self._arguments]
         try:
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [*command, "--fd", str(fd), "--ready-fd", str(told)],
+                [*command, "--fd", str(fd), "--ready-fd", str(told), "--parent", str(os.getpid())],
                 env=dict(environment),
                 pass_fds=(fd, told),
                 stdin=subprocess.DEVNULL,
@@ -167,11 +167,14 @@ class Workers:
         mark_process_dead(worker.process.pid, path=folder)  # type: ignore[no-untyped-call]
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """Linux: a worker is told to end when its supervisor is gone, however it went."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != parent:
+        # It went before the kernel knew that we want to be told.
+        raise SystemExit(0)
 
 
 def _serves(worker: Worker) -> bool:

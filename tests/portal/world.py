@@ -61,6 +61,8 @@ class PortalWorld:
     folder: Path
     overrides: dict[str, Any] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    database: str = ""
+    """Another ledger than a file of its own, empty so far."""
 
     async def __aenter__(self) -> Self:
         self.stack = AsyncExitStack()
@@ -130,6 +132,9 @@ class PortalWorld:
 
     def _lay_out_ledger(self) -> None:
         """Migrated once in a test run; the others begin with a copy of the empty tables."""
+        if self.database:
+            self.ledger.migrate()
+            return
         path = self.folder / "ledger" / "ledger.db"
         if not _empty_ledger:
             self.ledger.migrate()
@@ -142,6 +147,8 @@ class PortalWorld:
 
     @property
     def ledger_url(self) -> str:
+        if self.database:
+            return self.database
         return f"sqlite:///{self.folder / 'ledger' / 'ledger.db'}"
 
     def settings_given(self) -> dict[str, Any]:
