@@ -39,6 +39,11 @@ print(portal.address, portal.parties)
         description="Path in the secrets store of the keys that sign links: `kid` and "
         "`private_pem` (Ed25519), and what `python -m flows.signing_key` keeps beside them.",
     )
+    notice_key_path: str = Field(
+        default="recovery/notice-signing-key",
+        description="Path in the secrets store with `kid` and `private_pem` (Ed25519) of the key "
+        "that signs banners and mails; never the one of the links. Empty: they go unsigned.",
+    )
     code_key: SecretStr = Field(
         description="Key from which the 6-digit codes of messages are derived; the portal has the "
         "same one."

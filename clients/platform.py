@@ -214,7 +214,7 @@ class PlatformClient(OnWire):
                 "body": copy.body,
                 "link": copy.link,
                 "code": copy.code,
-                "signature": None,
+                "signature": copy.signature,
             },
             ok=(200, 201),
         )

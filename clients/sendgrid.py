@@ -17,6 +17,7 @@ from sendgrid.helpers.mail import (
     CustomArg,
     From,
     Ganalytics,
+    Header,
     Mail,
     MailSettings,
     OpenTracking,
@@ -153,6 +154,8 @@ def _personalization(copy: EmailCopy) -> Personalization:
     personalization.add_to(to)
     for tag, value in copy.values.items():
         personalization.add_substitution(Substitution(f"-{tag}-", value))
+    for name, value in copy.headers.items():
+        personalization.add_header(Header(name, value))
     # SendGrid's staff can read custom arguments for ever: nothing but our opaque id.
     personalization.add_custom_arg(CustomArg("notice_id", copy.notice_id))
     return personalization

@@ -49,6 +49,9 @@ async def _send(case: Case, asked: list[str], *, remind: bool, actor: str) -> St
     if asked:
         released = await links.enroll_released(case, asked, actor=actor)
         get_run_logger().info("%s of %s released", released, len(asked))
+    if not remind:
+        # A reminder would go over the channels that are left anyway.
+        await links.reroute(case)
     waiting = await asyncio.to_thread(
         lambda: [
             account.ref

@@ -18,7 +18,8 @@ from recovery.incident import Phase
 from tasks import notify as tasks
 from tasks.case import Case, Rights, open_case, preflight
 from tasks.confirm import confirm_enrolled
-from tasks.links import serve_requests
+from tasks.links import reroute, serve_requests
+from tasks.reroute import lost
 
 TELL_EVERY_SECONDS = 5.0
 
@@ -58,8 +59,9 @@ async def serve_links(
 ) -> State[object]:
     """Answer people who ask the portal for a fresh link, for as long as this run lasts.
 
-    Who has enrolled is told so, over a channel that was not just used for it. A fresh link goes
-    only to the contacts on record and replaces the one before; the runbook's message budget holds.
+    Who has enrolled is told so, over a channel that was not just used for it. People whose message
+    came back are written to over the next channel. A fresh link goes only to the contacts on record
+    and replaces the one before; the runbook's message budget holds.
     """
 
     async def work(case: Case) -> State[object]:
@@ -78,6 +80,8 @@ async def _serve(case: Case, lasting: timedelta, interval_seconds: float) -> int
     while loop.time() < until:
         await case.brake.check()
         pending = await asyncio.to_thread(case.ledger.pending_link_requests, case.incident_id)
+        if await lost(case):
+            get_run_logger().info("messages came back: %s", await reroute(case))
         if pending:
             counts = await serve_requests(case, pending)
             served += len(pending)

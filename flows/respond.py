@@ -42,6 +42,7 @@ from recovery.errors import Misconfigured
 from recovery.incident import Phase
 from recovery.plans import contain_plan, lift_plan, notify_plan, retire_plan, wave_result
 from tasks.case import Case
+from tasks.notify import publish_status
 from tasks.prefect_api import server_answers
 from tasks.rotate import approve, lifted_waves, retiring_secrets, waiting_for
 
@@ -161,6 +162,7 @@ async def tell_people(case: Case, requester: str) -> None:
         )
         await pass_gate(case, plan, case.policy.approvals.notify, requester=requester)
         await asyncio.to_thread(ledger.mark, incident_id, approved)
+        await publish_status(case)
     else:
         await _still_open(case, "notify")
     await through(case, requester, notify)

@@ -21,6 +21,7 @@ from ledger.runs import Runs
 from ledger.scope import Scope
 from ledger.sessions import Sessions
 from ledger.stages import Stages
+from ledger.status import Status
 from ledger.throttle import Throttle
 
 __all__ = ["Ledger"]
@@ -42,6 +43,7 @@ class Ledger(
     Links,
     Confirmations,
     Deliveries,
+    Status,
     Throttle,
     AuditLog,
     Checkpoints,

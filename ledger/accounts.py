@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
 from ledger import schema
 from ledger.bulk import one_of
@@ -170,12 +170,6 @@ def among(incident_id: str, refs: Collection[str]) -> tuple[sa.ColumnElement[boo
     would rather walk the whole incident than look up five hundred refs.
     """
     return one_of(_table.c.ref, refs), _table.c.incident_id.concat("") == incident_id
-
-
-def find(conn: Connection, *where: sa.ColumnElement[bool]) -> list[Account]:
-    """Accounts that fit all conditions, by ref."""
-    rows = conn.execute(sa.select(*_COLUMNS).where(*where).order_by(_table.c.ref))
-    return [to_account(row) for row in rows]
 
 
 def to_account(row: Row[Any]) -> Account:

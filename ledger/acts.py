@@ -108,7 +108,7 @@ class Acts(Core):
             if outcome.act not in told or _open(told[outcome.act].verdict):
                 told[outcome.act] = outcome
         with self._write() as tx:
-            tx.incident(incident_id)
+            tx.known_incident(incident_id)
             known = _known(tx.conn, incident_id, list(told))
             for act in told:
                 if act not in known:

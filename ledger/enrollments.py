@@ -16,7 +16,7 @@ from ledger import schema
 from ledger.accounts import among
 from ledger.acts import of_step
 from ledger.bulk import insert_rows, one_of
-from ledger.stages import move, return_to_issued
+from ledger.stages import aside, move, return_to_issued
 from ledger.transaction import Core, Transaction, chunks, unique
 from recovery.accounts import Stage, Verdict
 from recovery.errors import Conflict, NotFound, Unverified
@@ -130,6 +130,15 @@ class Enrollments(Core):
         with self._read() as conn:
             current = _current(conn, incident_id, wanted)
         return [to_enrollment(current[ref]) for ref in wanted if ref in current]
+
+    def hand_over(self, incident_id: str, refs: Sequence[str], reason: str) -> int:
+        """Give people whom no link reaches to other people (MANUAL) and revoke their enrollments.
+        Only out of TOKEN_ISSUED and NOTIFIED; returns how many went."""
+        with self._write() as tx:
+            tx.open_incident(incident_id, "handing accounts over")
+            gone = aside(tx, incident_id, refs, (Stage.TOKEN_ISSUED, Stage.NOTIFIED), reason)
+            _supersede(tx, gone)
+            return len(gone)
 
     @staticmethod
     def live(enrollment: Enrollment, at: datetime) -> bool:

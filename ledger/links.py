@@ -1,28 +1,48 @@
 """What a person may ask without a token: who am I here, is this message yours, a new link."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Row
 
 from ledger import schema
-from ledger.accounts import find, folded
+from ledger.accounts import folded
 from ledger.acts import RECORD, of_step, to_record
 from ledger.bulk import one_of
 from ledger.transaction import Core, chunks, incident_row, unique
-from recovery.accounts import Account, Stage, Verdict
+from recovery.accounts import Stage, Verdict
 from recovery.errors import NotFound
-from recovery.incident import ActRecord
+from recovery.incident import ActRecord, Visitor
 
 _requests = schema.link_requests
 _accounts = schema.accounts
 _acts = schema.acts
 _incidents = schema.incidents
+_VISITOR = (
+    _accounts.c.ref,
+    _accounts.c.incident_id,
+    _accounts.c.account_id,
+    _accounts.c.handle,
+    _accounts.c.email,
+    _accounts.c.phone,
+    _accounts.c.locale,
+    _accounts.c.stage,
+)
 
 
 class Links(Core):
     """The portal's open questions."""
 
-    def find_account(self, identifier: str) -> list[Account]:
+    def visitor(self, ref: str) -> Visitor:
+        """One account as the portal may see it. Raises NotFound."""
+        with self._read() as conn:
+            row = conn.execute(sa.select(*_VISITOR).where(_accounts.c.ref == ref)).one_or_none()
+        if row is None:
+            raise NotFound("looking for the account", subject=ref, code="unknown ref")
+        return _visitor(row)
+
+    def find_account(self, identifier: str) -> list[Visitor]:
         """Accounts of open incidents by handle (with or without @) or mail address, in any case.
 
         Several, where incidents or persons share it. Excluded ones come too: look at `stage`.
@@ -31,13 +51,17 @@ class Links(Core):
         if not wanted:
             return []
         with self._read() as conn:
-            return find(
-                conn,
-                sa.or_(_accounts.c.handle_folded == wanted, _accounts.c.email_folded == wanted),
-                _accounts.c.incident_id.in_(
-                    sa.select(_incidents.c.incident_id).where(_incidents.c.closed_at.is_(None))
-                ),
+            rows = conn.execute(
+                sa.select(*_VISITOR)
+                .where(
+                    sa.or_(_accounts.c.handle_folded == wanted, _accounts.c.email_folded == wanted),
+                    _accounts.c.incident_id.in_(
+                        sa.select(_incidents.c.incident_id).where(_incidents.c.closed_at.is_(None))
+                    ),
+                )
+                .order_by(_accounts.c.ref)
             )
+            return [_visitor(row) for row in rows]
 
     def request_link(self, ref: str) -> bool:
         """Note that the person asks for a new link. False where a request is pending already, the
@@ -113,3 +137,8 @@ class Links(Core):
                 .order_by(_acts.c.settled_at, _acts.c.id)
             )
             return [to_record(row) for row in rows]
+
+
+def _visitor(row: Row[Any]) -> Visitor:
+    values = row._asdict()
+    return Visitor(**{**values, "stage": Stage(values["stage"])})

@@ -365,7 +365,21 @@ deliveries = sa.Table(
     _text("receipt"),
     _text("event"),
     _time("at"),
+    _text("subject", ""),
+    _text("step", ""),
+    _number("generation"),
     sa.Index("deliveries_by_receipt", "receipt"),
+    sa.Index("deliveries_by_subject", "subject"),
+)
+
+public_texts = sa.Table(
+    "public_texts",
+    metadata,
+    _incident(primary_key=True),
+    sa.Column("locale", sa.Text, primary_key=True),
+    _text("texts"),
+    _text("digest"),
+    _time("at"),
 )
 
 throttle = sa.Table(

@@ -27,10 +27,7 @@ class Stages(Core):
         how many went."""
         with self._write() as tx:
             tx.open_incident(incident_id, "standing accounts aside")
-            gone = _shift(tx, incident_id, refs, Stage.MANUAL, (Stage.CONTAINED,), reason)
-            for ref in gone:
-                tx.log(incident_id, "stage.manual", subject=ref, facts={"reason": reason})
-            return len(gone)
+            return len(aside(tx, incident_id, refs, (Stage.CONTAINED,), reason))
 
     def release(self, incident_id: str, refs: Sequence[str], *, actor: str) -> int:
         """Take MANUAL accounts back onto the path, at CONTAINED. Returns how many came."""
@@ -120,6 +117,16 @@ def move(tx: Transaction, incident_id: str, refs: Iterable[str], stage: Stage) -
 def return_to_issued(tx: Transaction, incident_id: str, refs: Iterable[str]) -> frozenset[str]:
     """The one step backward: a notified account with a fresh enrollment has to be told again."""
     return frozenset(_shift(tx, incident_id, refs, Stage.TOKEN_ISSUED, (Stage.NOTIFIED,)))
+
+
+def aside(
+    tx: Transaction, incident_id: str, refs: Iterable[str], out_of: Sequence[Stage], reason: str
+) -> list[str]:
+    """Out of these stages into people's hands; those that went."""
+    gone = _shift(tx, incident_id, refs, Stage.MANUAL, out_of, reason)
+    for ref in gone:
+        tx.log(incident_id, "stage.manual", subject=ref, facts={"reason": reason})
+    return gone
 
 
 def _shift(

@@ -128,9 +128,20 @@ class Transaction:
         """The incident's row. Raises NotFound."""
         return incident_row(self.conn, incident_id)
 
+    def known_incident(self, incident_id: str) -> datetime | None:
+        """When it was closed. Raises NotFound. The portal may read no more of it."""
+        columns = schema.incidents.c
+        row = self.conn.execute(
+            sa.select(columns.closed_at).where(columns.incident_id == incident_id)
+        ).one_or_none()
+        if row is None:
+            raise _unknown(incident_id)
+        closed_at: datetime | None = row.closed_at
+        return closed_at
+
     def open_incident(self, incident_id: str, attempted: str) -> None:
         """Raises NotFound, or Refused where the incident is closed and takes no new work."""
-        if self.incident(incident_id)._mapping["closed_at"] is not None:
+        if self.known_incident(incident_id) is not None:
             raise Refused(
                 attempted,
                 code="incident closed",
@@ -212,8 +223,12 @@ def incident_row(conn: Connection, incident_id: str) -> Row[tuple[object, ...]]:
         sa.select(schema.incidents).where(schema.incidents.c.incident_id == incident_id)
     ).one_or_none()
     if row is None:
-        raise NotFound("looking for the incident", subject=incident_id, code="unknown incident")
+        raise _unknown(incident_id)
     return row
+
+
+def _unknown(incident_id: str) -> NotFound:
+    return NotFound("looking for the incident", subject=incident_id, code="unknown incident")
 
 
 def unique(items: Sequence[T]) -> list[T]:

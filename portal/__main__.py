@@ -1,4 +1,4 @@
-"""Serves the portal: `python -m portal --config FILE [--host H --port N | --fd N]`.
+"""Serves the portal: `python -m portal --config FILE [--host H --port N | --fd N] [--workers N]`.
 
 The only place where the portal's parts are put together. TLS ends at the proxy in front, whose
 number stands in the configuration.
@@ -8,14 +8,12 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import uvicorn
 from pydantic import SecretStr
 
 from clients.http import Wire
@@ -25,34 +23,27 @@ from ledger import Ledger
 from ledger.clock import OffsetClock, wall_clock
 from portal.app import create_app
 from portal.config import PortalConfig, load_config
+from portal.metrics import Metrics, serve_metrics
+from portal.server import Leaving, Server
+from portal.workers import EXIT_MISCONFIGURED, Workers, end_with_parent
 from recovery.errors import Misconfigured, RecoveryError, Unreachable
 from recovery.redaction import guard_logs
 
-_HEADERS_AT_MOST = 16 * 1024
-_CONNECTIONS = 1000
-_GRACE_SECONDS = 10
+_MOST_WORKERS = 64
 
 log = logging.getLogger("portal")
 
 
-class _Server(uvicorn.Server):
-    """Ends when told to and lets the caller close its clients; uvicorn's own would raise the
-    signal once more as soon as it has stopped serving."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-
-async def serve(config: PortalConfig, listening: socket.socket) -> None:
-    """Returns when the process was told to end and requests in flight are done."""
+async def serve(
+    config: PortalConfig,
+    listening: socket.socket,
+    *,
+    metrics: Metrics,
+    drain_seconds: float = 0.0,
+    serving: Callable[[], None] = lambda: None,
+) -> None:
+    """Returns when the process was told to end and requests in flight are done; calls `serving`
+    once it serves."""
     clock = OffsetClock(config.clock_offset_file) if config.clock_offset_file else wall_clock
     ledger = Ledger(
         config.ledger.url.get_secret_value(),
@@ -60,6 +51,7 @@ async def serve(config: PortalConfig, listening: socket.socket) -> None:
         clock=clock,
         actor="portal",
     )
+    leaving = Leaving()
     async with AsyncExitStack() as stack:
         stack.callback(ledger.close)
         await _look_at(ledger)
@@ -72,25 +64,19 @@ async def serve(config: PortalConfig, listening: socket.socket) -> None:
             ),
             sms=await _sms(config, stack),
             clock=clock,
+            metrics=metrics,
+            leaving=leaving,
         )
-        server = _Server(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                # Who opens which page when is nobody's business but the person's.
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                h11_max_incomplete_event_size=_HEADERS_AT_MOST,
-                limit_concurrency=_CONNECTIONS,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
-        )
+        server = Server(app, leaving, drain_seconds=drain_seconds)
+        telling = asyncio.create_task(_tell(server, serving))
         await server.serve(sockets=[listening])
+        telling.cancel()
+
+
+async def _tell(server: Server, serving: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    serving()
 
 
 async def _look_at(ledger: Ledger) -> None:
@@ -138,15 +124,28 @@ def _listening(host: str, port: int, fd: int | None) -> socket.socket:
     return listening
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m portal", description=__doc__)
     parser.add_argument("--config", default=os.environ.get("PORTAL_CONFIG"), type=Path)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8080, type=int, help="0 takes a free one")
     parser.add_argument("--fd", type=int, help="an inherited listening socket instead")
+    parser.add_argument("--workers", type=int, default=1, help="processes; one a core")
+    parser.add_argument(
+        "--drain", type=float, default=0.0, help="seconds to say 'not ready' before the end"
+    )
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.config is None:
         parser.error("--config, or PORTAL_CONFIG in the environment")
+    if not 1 <= chosen.workers <= _MOST_WORKERS:
+        parser.error(f"--workers from 1 to {_MOST_WORKERS}")
+    return chosen
+
+
+def main() -> int:
+    chosen = _arguments()
     guard_logs()
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
     for name in ("portal", "uvicorn.error"):
@@ -156,13 +155,41 @@ def main() -> int:
         listening = _listening(chosen.host, chosen.port, chosen.fd)
     except (RecoveryError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
-    print(f"listening on port {listening.getsockname()[1]}", flush=True)
+        return EXIT_MISCONFIGURED
+    if chosen.ready_fd is None:
+        print(f"listening on port {listening.getsockname()[1]}", flush=True)
     try:
-        asyncio.run(serve(config, listening))
-    except Misconfigured as error:
+        if chosen.workers > 1:
+            return _supervise(chosen, config, listening)
+        return _serve_alone(chosen, config, listening)
+    except (Misconfigured, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_MISCONFIGURED
+
+
+def _supervise(chosen: argparse.Namespace, config: PortalConfig, listening: socket.socket) -> int:
+    one = ["--config", str(chosen.config), "--drain", str(chosen.drain)]
+    metrics = (config.metrics.host, config.metrics.port) if config.metrics else None
+    return Workers(one, chosen.workers, listening, metrics).run()
+
+
+def _serve_alone(chosen: argparse.Namespace, config: PortalConfig, listening: socket.socket) -> int:
+    metrics = Metrics()
+    is_worker = chosen.ready_fd is not None
+    if is_worker:
+        end_with_parent(chosen.parent)
+    elif config.metrics is not None:
+        port = serve_metrics(config.metrics.host, config.metrics.port, folder=None, own=metrics)
+        print(f"metrics on port {port}", flush=True)
+
+    def serving() -> None:
+        if is_worker:
+            os.write(chosen.ready_fd, b"1")
+            os.close(chosen.ready_fd)
+
+    asyncio.run(
+        serve(config, listening, metrics=metrics, drain_seconds=chosen.drain, serving=serving)
+    )
     return 0
 
 

@@ -3,7 +3,6 @@
 GET and HEAD have no effect anywhere (RFC 9110, 9.2.1): mail scanners open every link.
 """
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,17 +25,21 @@ from portal.door import Door, Forged, Lost
 from portal.fresh_link import FreshLink
 from portal.guard import Guard, log
 from portal.health import Health
+from portal.jwks import JWKS_PATH, Jwks
 from portal.key_set import KeySet
 from portal.keyed import Keyed, Sealer
+from portal.metrics import Metered, Metrics
+from portal.notice import LARGEST_NOTICE, NoticePage
 from portal.pages import HERE, Pages
 from portal.passkey import PasskeyDesk
 from portal.second_channel import SecondChannel
+from portal.server import Leaving
 from portal.settings import PortalSettings
+from portal.status import StatusPage
+from portal.webhooks import LARGEST_BODY, SENDGRID_PATH, TWILIO_PATH, Webhooks
 from recovery.accounts import Clock
+from recovery.enroll import public_keys
 from recovery.errors import RecoveryError, Unverified
-
-KEYS_CACHED = "public, max-age=300"
-"""Others may keep our keys for five minutes; a new key is published for longer before it signs."""
 
 
 def create_app(
@@ -46,6 +49,8 @@ def create_app(
     platform: PlatformClient,
     sms: TwilioClient,
     clock: Clock,
+    metrics: Metrics | None = None,
+    leaving: Leaving | None = None,
 ) -> Starlette:
     """`platform` holds a credential that may bind authenticators and nothing else.
 
@@ -62,9 +67,14 @@ def create_app(
         keyed=Keyed(settings.code_key.get_secret_value().encode()),
         sealer=Sealer(settings.seal_key.get_secret_value()),
         keys=KeySet(settings.keys, clock),
+        notice_keys=public_keys(settings.notice_jwks),
+        metrics=metrics or Metrics(),
     )
     begin, second, fresh = Begin(door), SecondChannel(door), FreshLink(door)
-    authenticator, authenticity, health = Authenticator(door), Authenticity(door), Health(ledger)
+    authenticator, authenticity = Authenticator(door), Authenticity(door)
+    health = Health(ledger, leaving)
+    status, notice = StatusPage(door), NoticePage(door)
+    hooks, keys = Webhooks(door), Jwks(door)
 
     passkey = PasskeyDesk(door)
 
@@ -74,44 +84,52 @@ def create_app(
     async def advice(request: Request) -> Response:
         return door.pages.page(request, "advice")
 
-    async def keys(request: Request) -> Response:
-        headers = {"cache-control": KEYS_CACHED, "access-control-allow-origin": "*"}
-        kind = "application/jwk-set+json"
-        return Response(json.dumps(door.keys.document()), headers=headers, media_type=kind)
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await fresh.drained()
 
+    routes: list[Route | Mount] = [
+        Route("/", home),
+        Route("/enroll", begin.page),
+        Route("/enroll/begin", begin.begin, methods=["POST"]),
+        Route("/enroll/code", second.page),
+        Route("/enroll/code", second.judge, methods=["POST"]),
+        Route("/enroll/code/send", second.send, methods=["POST"]),
+        Route("/enroll/choose", passkey.choice),
+        Route("/enroll/passkey/options", passkey.options, methods=["POST"]),
+        Route("/enroll/passkey", passkey.confirm, methods=["POST"]),
+        Route("/enroll/authenticator", authenticator.page),
+        Route("/enroll/authenticator", authenticator.confirm, methods=["POST"]),
+        Route("/enroll/done", authenticator.done),
+        Route("/advice", advice),
+        Route("/fresh-link", fresh.page),
+        Route("/fresh-link", fresh.ask, methods=["POST"]),
+        Route("/check", authenticity.page),
+        Route("/check", authenticity.check, methods=["POST"]),
+        Route("/check/notice", notice.page),
+        Route("/check/notice", notice.check, methods=["POST"]),
+        Route("/status", status.page),
+        Route("/status.json", status.document),
+        Route("/status.atom", status.feed),
+        Route(JWKS_PATH, keys.document),
+        Route(SENDGRID_PATH, hooks.sendgrid, methods=["POST"]),
+        Route(TWILIO_PATH, hooks.twilio, methods=["POST"]),
+        Route("/healthz", health.alive),
+        Route("/readyz", health.ready),
+        Mount("/static", _Static(directory=HERE / "static")),
+    ]
     return Starlette(
-        routes=[
-            Route("/", home),
-            Route("/enroll", begin.page),
-            Route("/enroll/begin", begin.begin, methods=["POST"]),
-            Route("/enroll/code", second.page),
-            Route("/enroll/code", second.judge, methods=["POST"]),
-            Route("/enroll/code/send", second.send, methods=["POST"]),
-            Route("/enroll/choose", passkey.choice),
-            Route("/enroll/passkey/options", passkey.options, methods=["POST"]),
-            Route("/enroll/passkey", passkey.confirm, methods=["POST"]),
-            Route("/enroll/authenticator", authenticator.page),
-            Route("/enroll/authenticator", authenticator.confirm, methods=["POST"]),
-            Route("/enroll/done", authenticator.done),
-            Route("/advice", advice),
-            Route("/.well-known/jwks.json", keys),
-            Route("/fresh-link", fresh.page),
-            Route("/fresh-link", fresh.ask, methods=["POST"]),
-            Route("/check", authenticity.page),
-            Route("/check", authenticity.check, methods=["POST"]),
-            Route("/healthz", health.alive),
-            Route("/readyz", health.ready),
-            Mount("/static", _Static(directory=HERE / "static")),
-        ],
+        routes=routes,
         middleware=[
+            Middleware(Metered, metrics=door.metrics, routes=[route.path for route in routes]),
             Middleware(
-                Guard, origin=settings.public_url, https=settings.https, page=door.pages.error
-            )
+                Guard,
+                origin=settings.public_url,
+                https=settings.https,
+                page=door.pages.error,
+                bodies={SENDGRID_PATH: LARGEST_BODY, "/check/notice": LARGEST_NOTICE},
+            ),
         ],
         exception_handlers=_refusals(door),
         lifespan=lifespan,

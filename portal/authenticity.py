@@ -14,8 +14,8 @@ from starlette.responses import Response
 from portal.door import Door, in_thread
 from portal.forms import CheckForm, fields, read
 from portal.texts import choose
-from recovery.accounts import Account, Channel
-from recovery.incident import ActRecord
+from recovery.accounts import Channel
+from recovery.incident import ActRecord, Visitor
 from recovery.messages import notice_id
 from recovery.notify import authenticity_code
 
@@ -77,7 +77,7 @@ class Authenticity:
         return hmac.compare_digest(expected.encode(), code.encode())
 
 
-def _shown(account: Account, record: ActRecord) -> Sent:
+def _shown(account: Visitor, record: ActRecord) -> Sent:
     channel = Channel(record.act.step.split(".")[1])
     sent_at = record.settled_at or record.intended_at
     contact = ""

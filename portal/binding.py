@@ -80,6 +80,7 @@ async def _bind(
         await in_thread(
             lambda: door.ledger.settle(session.incident_id, [outcome], advance=Stage.ENROLLED)
         )
+    door.metrics.enrollment(outcome.verdict.value)
     match outcome.verdict:
         case Verdict.DONE | Verdict.ALREADY:
             await in_thread(lambda: door.ledger.complete(session.session_hash))

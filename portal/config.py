@@ -5,6 +5,7 @@ Secrets stand in this file or in whatever mounts it, never in the process's argu
 
 import os
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import (
@@ -73,11 +74,27 @@ class SmsConfig(_Tls):
         return self
 
 
+class MetricsConfig(_Section):
+    """Where Prometheus asks. Never an address that the internet reaches."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(9464, ge=0, le=65535)
+
+    @field_validator("host")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        address = ip_address(value)
+        if address.is_unspecified or not (address.is_loopback or address.is_private):
+            raise ValueError("a loopback or private address of this machine")
+        return value
+
+
 class PortalConfig(_Section):
     portal: PortalSettings
     ledger: LedgerConfig
     platform: PlatformConfig
     sms: SmsConfig
+    metrics: MetricsConfig | None = None
     clock_offset_file: Path | None = Field(
         None, description="Rehearsals alone: seconds added to the wall clock, read when changed."
     )

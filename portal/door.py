@@ -7,18 +7,21 @@ from typing import TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.requests import Request
 
 from clients.platform import PlatformClient
 from clients.twilio import TwilioClient
 from ledger import Ledger
+from portal.client_address import client_of
 from portal.forms import fields
 from portal.key_set import KeySet
 from portal.keyed import Keyed, Sealer, session_hash
-from portal.pages import Pages, client_of
+from portal.metrics import Metrics
+from portal.pages import Pages
 from portal.settings import Limit, PortalSettings
-from recovery.accounts import Account, Clock
-from recovery.incident import Enrollment, PortalSession
+from recovery.accounts import Clock
+from recovery.incident import Enrollment, PortalSession, Visitor
 
 T = TypeVar("T")
 _LONGEST_COOKIE = 128
@@ -39,7 +42,7 @@ class Visit:
     cookie: str = field(repr=False)
     session: PortalSession
     enrollment: Enrollment
-    account: Account = field(repr=False)
+    account: Visitor = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Door:
     keyed: Keyed
     sealer: Sealer
     keys: KeySet
+    notice_keys: dict[str, Ed25519PublicKey]
+    metrics: Metrics
 
     async def visit(self, request: Request) -> Visit:
         """Raises Lost."""
@@ -85,7 +90,7 @@ class Door:
         elif session.method is None and session.completed_at is None:
             # Redeemed by another one. The winner whose binding was not answered may go on.
             return None
-        return Visit(cookie, session, enrollment, self.ledger.account(session.ref))
+        return Visit(cookie, session, enrollment, self.ledger.visitor(session.ref))
 
     def minutes_left(self, visit: Visit) -> int | None:
         """Whole minutes, at least one, until the link runs out; None once it is used."""
@@ -98,10 +103,13 @@ class Door:
         def ask() -> bool:
             return self.ledger.throttle(f"{what}:{whom}", limit=limit.limit, per=limit.per)
 
-        return await run_sync(ask)
+        allowed = await run_sync(ask)
+        if not allowed:
+            self.metrics.throttled(what)
+        return allowed
 
     def client(self, request: Request) -> str:
-        return client_of(request, self.settings.proxies)
+        return client_of(request, self.settings)
 
     async def no_sooner(self, started: float) -> None:
         """Waits until `answer_floor` after `started` (time.monotonic), whatever was found."""

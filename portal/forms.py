@@ -69,6 +69,13 @@ class CheckForm(_Form):
     code: Digits
 
 
+class NoticeForm(_Form):
+    """What somebody pasted: the signed notice, and the message's words if he has them."""
+
+    document: Annotated[str, Field(min_length=20, max_length=8000, repr=False)]
+    text: Annotated[str, Field(max_length=8000, repr=False)] = ""
+
+
 async def fields(request: Request) -> dict[str, str]:
     """The body's fields. HTTPException 415 for another kind of body, 400 for a malformed one."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -66,9 +66,14 @@ class FreshLink:
             if not await door.allowed("fresh-identifier", identifier.casefold(), limit):
                 return
 
+            def within(ref: str) -> bool:
+                """However the account was named: by its handle, by its address."""
+                most = door.settings.limits.fresh_link_per_account
+                return door.ledger.throttle(f"fresh-account:{ref}", limit=most.limit, per=most.per)
+
             def note() -> None:
                 for account in door.ledger.find_account(identifier):
-                    if account.stage in _SERVED:
+                    if account.stage in _SERVED and within(account.ref):
                         door.ledger.request_link(account.ref)
 
             await in_thread(note)

@@ -6,7 +6,7 @@ Origin and Sec-Fetch-Site after the Fetch standard; headers after OWASP ASVS 5, 
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,10 +51,20 @@ def from_our_own_page(request: Request, origin: str) -> bool:
 
 
 class Guard:
-    """Outermost. `page` makes error pages; exceptions are logged by place and never by value."""
+    """`page` makes error pages; exceptions are logged by place and never by value. `bodies` are
+    the paths that take more than a form's worth, with how much."""
 
-    def __init__(self, app: ASGIApp, *, origin: str, https: bool, page: ErrorPage) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        origin: str,
+        https: bool,
+        page: ErrorPage,
+        bodies: Mapping[str, int] | None = None,
+    ) -> None:
         self._app = app
+        self._bodies = bodies or {}
         self._origin = origin
         self._page = page
         headers = {**_HEADERS, **(_HSTS if https else {})}
@@ -91,7 +101,7 @@ class Guard:
         if not from_our_own_page(request, self._origin):
             await self._page(request, 403)(scope, receive, send)
             return
-        body = await _body(request, receive)
+        body = await _body(request, receive, self._bodies.get(scope["path"], MAX_BODY))
         if isinstance(body, int):
             response = self._page(request, body)
             # What was not read would be taken for the next request.
@@ -103,13 +113,14 @@ class Guard:
     def _complete(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         if not any(name.lower() == b"cache-control" for name, _ in headers):
             headers = [*headers, (b"cache-control", b"no-store")]
-        return [*headers, *self._headers]
+        given = {name.lower() for name, _ in headers}
+        return [*headers, *(item for item in self._headers if item[0] not in given)]
 
 
-async def _body(request: Request, receive: Receive) -> bytes | int | None:
+async def _body(request: Request, receive: Receive, most: int) -> bytes | int | None:
     """The whole body; the status to refuse it with; None where the client left."""
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length[:10]) > MAX_BODY:
+    if not length.isdigit() or int(length[:10]) > most:
         return 413
     parts = bytearray()
     try:
@@ -119,7 +130,7 @@ async def _body(request: Request, receive: Receive) -> bytes | int | None:
                 if message["type"] == "http.disconnect":
                     return None
                 parts += message.get("body", b"")
-                if len(parts) > MAX_BODY:
+                if len(parts) > most:
                     return 413
                 if not message.get("more_body", False):
                     return bytes(parts)

@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ledger import Ledger
 from portal.door import in_thread
+from portal.server import Leaving
 from recovery.errors import RecoveryError
 
 _KEPT_SECONDS = 2.0
@@ -18,8 +19,9 @@ log = logging.getLogger("portal")
 class Health:
     """Readiness is asked of the ledger at most every two seconds, however often one asks us."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, leaving: Leaving | None = None) -> None:
         self._ledger = ledger
+        self._leaving = leaving or Leaving()
         self._known: tuple[float, bool] | None = None
 
     async def alive(self, request: Request) -> Response:
@@ -29,7 +31,7 @@ class Health:
         now = time.monotonic()
         if self._known is None or now - self._known[0] > _KEPT_SECONDS:
             self._known = (now, await self._look())
-        if self._known[1]:
+        if self._known[1] and not self._leaving.told:
             return PlainTextResponse("ready\n")
         return PlainTextResponse("not ready\n", 503, {"retry-after": "5"})
 

@@ -55,16 +55,3 @@ class Pages:
 def see(path: str, headers: Mapping[str, str] | None = None) -> Response:
     """303: go and look there. Paths alone, so that no Host header gets into an address."""
     return RedirectResponse(path, 303, headers)
-
-
-def client_of(request: Request, proxies: int) -> str:
-    """The address nearest to the client that our own proxies vouch for; throttled, never logged.
-
-    Each trusted proxy appends the address it saw to X-Forwarded-For; what stands further left
-    was written by the client.
-    """
-    if proxies:
-        seen = [part.strip() for part in request.headers.get("x-forwarded-for", "").split(",")]
-        if len(seen) >= proxies and seen[-proxies]:
-            return seen[-proxies]
-    return request.client.host if request.client else "unknown"

@@ -1,16 +1,18 @@
 """What the portal is told at its start: its address, its keys, its numbers."""
 
 from datetime import timedelta
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
+from jwt.exceptions import InvalidKeyError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from portal.key_set import usable
-from recovery.enroll import Issuer
+from portal.signatures import read_sendgrid_key
+from recovery.enroll import Issuer, public_keys
 from recovery.policy import Duration, EnrollPolicy
 
 
@@ -45,12 +47,34 @@ class Limits(_Section):
     codes_per_account: Limit = _limit(12, _DAY)
     tries_per_account: Limit = _limit(60, _DAY)
     confirmations_per_session: Limit = _limit(30, timedelta(minutes=10))
+    fresh_link_per_account: Limit = _limit(3, _HOUR)
     fresh_link_per_identifier: Limit = _limit(3, _HOUR)
     fresh_link_per_client: Limit = _limit(600, _HOUR)
     fresh_link_overall: Limit = _limit(1200, _MINUTE)
     check_per_identifier: Limit = _limit(10, _HOUR)
     check_per_client: Limit = _limit(120, _HOUR)
     check_overall: Limit = _limit(1200, _MINUTE)
+
+
+class Webhooks(_Section):
+    """What providers sign with. One without a key is not listened to."""
+
+    sendgrid_key: str = Field("", description="Public key of the signed event webhook, base64.")
+    twilio_auth_token: SecretStr = Field(
+        SecretStr(""), description="The account's primary token: signs by HMAC-SHA1."
+    )
+    twilio_shared_keys: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Key id -> secret: sign by HMAC-SHA256."
+    )
+    freshness: Duration = timedelta(minutes=10)
+    """How old, or how far ahead, the timestamp of a signed event may be."""
+
+    @field_validator("sendgrid_key")
+    @classmethod
+    def _p256(cls, value: str) -> str:
+        if value:
+            read_sendgrid_key(value)
+        return value
 
 
 class PortalSettings(_Section):
@@ -66,6 +90,11 @@ class PortalSettings(_Section):
     jwks_file: Path | None = Field(
         None, description="The same in a file, which is read again whenever it changes."
     )
+    notice_jwks: dict[str, Any] = Field(
+        default_factory=lambda: {"keys": []},
+        description="The public halves of the keys that sign banners and mails.",
+    )
+    webhooks: Webhooks = Field(default_factory=Webhooks)
     seal_key: SecretStr = Field(description="Fernet key that seals authenticator secrets.")
     code_key: SecretStr = Field(description="HMAC key for codes, 32 characters or more.")
     enroll: EnrollPolicy = EnrollPolicy()
@@ -74,6 +103,10 @@ class PortalSettings(_Section):
     secure_cookies: bool = Field(True, description="`__Host-` cookies; off only without TLS.")
     proxies: Annotated[int, Field(ge=0, le=5)] = 0
     """How many trusted proxies stand before the portal and append to X-Forwarded-For."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks of our own proxies: better than their number, since only they are believed."""
+    forwarded_by: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    """The one header that those proxies write; the other one is the client's to invent."""
     support: str = Field("", description="How people reach somebody who can proof their identity.")
     answer_floor: Duration = timedelta(milliseconds=350)
     """No answer that could tell known from unknown comes earlier than this."""
@@ -134,6 +167,36 @@ class PortalSettings(_Section):
         found = self.jwks_file if self.jwks is None else self.jwks
         assert found is not None
         return found
+
+    @field_validator("notice_jwks")
+    @classmethod
+    def _public(cls, value: dict[str, Any]) -> dict[str, Any]:
+        rows = value.get("keys", [])
+        if any("d" in row for row in rows):
+            raise ValueError("public keys alone: a private one stands here")
+        try:
+            good = public_keys(value)
+        except (InvalidKeyError, KeyError):
+            good = {}
+        if len(good) != len(rows):
+            raise ValueError("Ed25519 keys, each with a kid of its own")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key_one_purpose(self) -> "PortalSettings":
+        # Those of a file are looked at when they are read; see KeySet.
+        links = (self.jwks or {}).get("keys", [])
+        notices = self.notice_jwks.get("keys", [])
+        for name in ("kid", "x"):
+            if {row.get(name) for row in links} & {row.get(name) for row in notices}:
+                raise ValueError("jwks and notice_jwks share a key or a kid")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_the_client(self) -> "PortalSettings":
+        if self.proxies and self.trusted_proxies:
+            raise ValueError("one of proxies and trusted_proxies")
+        return self
 
     @model_validator(mode="after")
     def _plain_only_on_loopback(self) -> "PortalSettings":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from recovery.accounts import Act, Stage, Verdict
+from recovery.accounts import Act, Channel, Stage, Verdict
 
 
 class Phase(StrEnum):
@@ -238,3 +238,47 @@ class Claimed:
     """Where it was not: when the claim that stands in the way lapses, unless it is renewed."""
     lapsed_at: datetime | None = None
     """Where it was: when the claim of a holder who never let go had lapsed, if there was one."""
+
+
+class DeliveryEvent(StrEnum):
+    """What a provider says later about a message that it had accepted."""
+
+    DELIVERED = "delivered"
+    BOUNCED = "bounced"
+    DROPPED = "dropped"
+    OPTED_OUT = "optout"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether writing to this person over this channel again is useless."""
+        return self is not DeliveryEvent.DELIVERED
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event of a provider. `dedupe` is the provider's id of the event, `receipt` its id of the
+    message, `notice` our own where the provider gives it back."""
+
+    receipt: str
+    event: DeliveryEvent
+    dedupe: str
+    notice: str = ""
+
+
+FailedChannels = Mapping[str, Mapping[Channel, DeliveryEvent]]
+"""ref -> channel -> why no message gets through there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """An account as the portal may see it: how to reach and name the person, and where it stands.
+    Who is worth attacking (priority, followers, apps) is kept from the part that faces the net."""
+
+    ref: str
+    incident_id: str
+    account_id: str
+    handle: str = field(repr=False)
+    email: str | None = field(repr=False)
+    phone: str | None = field(repr=False)
+    locale: str
+    stage: Stage

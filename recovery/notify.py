@@ -17,18 +17,22 @@ from recovery.accounts import Account, Act, Channel, Stage
 from recovery.errors import Misconfigured
 from recovery.messages import notice_id
 from recovery.notify_texts import (
+    LOCALES,
     NoticeKind,
     banner_copy,
     email_copy,
     email_text,
+    filled,
     message_locale,
     preview,
     sms_copy,
+    status_text,
     text_digest,
 )
 from recovery.policy import RecoveryPolicy
 
 __all__ = [
+    "LOCALES",
     "NoticeKind",
     "PlannedNotice",
     "SkipReason",
@@ -38,11 +42,13 @@ __all__ = [
     "email_copy",
     "email_text",
     "enrollment_link",
+    "filled",
     "message_locale",
     "plan_confirmation",
     "plan_notices",
     "preview",
     "sms_copy",
+    "status_text",
     "step_of",
     "text_digest",
 ]
@@ -52,6 +58,8 @@ _PREFIX = {
     NoticeKind.MANUAL: "notify_manual",
     NoticeKind.ENROLLED: "notify_enrolled",
 }
+LINK_CHANNELS = (Channel.EMAIL, Channel.IN_APP)
+"""Which carry a link. One of them has to get through, or the person can't enroll alone."""
 _AFTERWARDS = (Channel.EMAIL, Channel.IN_APP, Channel.SMS)
 """In which order a channel is chosen to tell of an enrollment: its code came by text message just
 now, so whoever has that phone in hand is told somewhere else first."""
@@ -69,6 +77,7 @@ class SkipReason(StrEnum):
     NO_ADDRESS = "no address on record"
     QUARANTINED = "address malformed or suspicious"
     OPTED_OUT = "opted out of this channel"
+    BOUNCED = "an earlier message came back"
     BUDGET_USED = "message budget used up"
 
 
@@ -105,13 +114,15 @@ def plan_notices(
     generation: int,
     quarantined: Collection[str] = (),
     opted_out: Collection[Channel] = (),
+    bounced: Collection[Channel] = (),
     sent: Mapping[Channel, int] | None = None,
 ) -> list[PlannedNotice | Skipped]:
     """One entry for every channel there is: a notice, or why there is none.
 
     `generation` counts the messages of this kind from 1. `quarantined` names the account's fields
-    that were refused ("email", "phone"), `opted_out` and `sent` say what happened before: `sent`
-    counts the messages of either kind that this person got over a channel in this incident.
+    that were refused ("email", "phone"); `opted_out`, `bounced` and `sent` say what happened
+    before: `sent` counts the messages of either kind that this person got over a channel in this
+    incident.
     """
     return [
         Skipped(account.ref, channel, reason)
@@ -127,6 +138,7 @@ def plan_notices(
                 used=max((sent or {}).get(channel, 0), generation - 1),
                 quarantined=quarantined,
                 opted_out=opted_out,
+                bounced=bounced,
             )
         ]
     ]
@@ -141,6 +153,7 @@ def _skip(
     used: int,
     quarantined: Collection[str],
     opted_out: Collection[Channel],
+    bounced: Collection[Channel],
 ) -> SkipReason | None:
     if account.excluded or account.stage is Stage.EXCLUDED:
         return SkipReason.EXCLUDED
@@ -155,6 +168,8 @@ def _skip(
         return SkipReason.QUARANTINED if refused else SkipReason.NO_ADDRESS
     if channel in opted_out:
         return SkipReason.OPTED_OUT
+    if channel in bounced:
+        return SkipReason.BOUNCED
     if used >= policy.notify.max_messages:
         return SkipReason.BUDGET_USED
     return None

@@ -26,6 +26,7 @@ from recovery.errors import Misconfigured
 from recovery.messages import BannerCopy, EmailCopy, EmailText, SmsCopy
 from recovery.policy import RecoveryPolicy
 from recovery.sms_segments import segments
+from recovery.status import PublicStep, StatusText
 
 LOCALES = ("en", "de", "es", "fr", "ja")
 SMS_VALIDITY = timedelta(hours=4)
@@ -125,6 +126,13 @@ def email_copy(
     return EmailCopy(notice_id, to, values)
 
 
+def filled(text: str, copy: EmailCopy) -> str:
+    """A part of the mail as this person reads it: what the provider makes of text and copy."""
+    for tag, value in copy.values.items():
+        text = text.replace(f"-{tag}-", value)
+    return text
+
+
 def sms_copy(
     account: Account,
     notice_id: str,
@@ -184,7 +192,22 @@ def preview(policy: RecoveryPolicy, incident_id: str, *, locale: str = "en") -> 
             f"Text message ({size.count} segments, {size.encoding})\n\n{_fenced(words['sms'])}",
             f"In-app banner: **{_markdown(words['banner_title'])}**\n\n{_fenced(words['banner'])}",
         ]
+    status = status_text(locale, policy, incident_id)
+    parts += [
+        "### Public status page",
+        f"**{_markdown(status.title)}**\n\n{_fenced(status.body)}",
+        "\n".join(f"- {_markdown(sentence)}" for sentence in status.steps.values()),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def status_text(locale: str, policy: RecoveryPolicy, incident_id: str) -> StatusText:
+    """What the status page says in this language, beside the portal's own headings."""
+    catalog = _catalog(message_locale(locale))["status"]
+    common = _common(policy, incident_id)
+    steps = {step: str(catalog[step.value]).format_map(common) for step in PublicStep}
+    title, body = (str(catalog[key]).format_map(common) for key in ("title", "body"))
+    return StatusText(title, body, steps)
 
 
 def text_digest(policy: RecoveryPolicy) -> str:
@@ -200,6 +223,8 @@ def text_digest(policy: RecoveryPolicy) -> str:
             mail = email_text(locale, kind, policy, "INCIDENT")
             words = _words(locale, kind, policy, "INCIDENT", code="CODE", host="HOST")
             texts.append([kind.value, mail.subject, mail.text, mail.html, sorted(words.items())])
+        status = status_text(locale, policy, "INCIDENT")
+        texts.append(["status", status.title, status.body, sorted(status.steps.items())])
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -220,17 +245,9 @@ def _words(
     host: str = "",
 ) -> dict[str, str]:
     """The catalog's texts for this kind with all that is common to everybody filled in."""
-    if not _INCIDENT.fullmatch(incident_id):
-        raise Misconfigured(
-            "Compose the notices",
-            expected="an incident id of letters, digits and hyphens",
-            got="another text",
-        )
     minutes = int(policy.enroll.token_ttl / timedelta(minutes=1))
     common = {
-        "organization": _organization(policy),
-        "site": _site(policy),
-        "incident": incident_id,
+        **_common(policy, incident_id),
         "minutes": str(minutes),
         "code": code,
         "host": host,
@@ -241,6 +258,20 @@ def _words(
         key: text.format_map(common)
         for key, text in texts.items()
         if isinstance(text, str) and not key.startswith("hello")
+    }
+
+
+def _common(policy: RecoveryPolicy, incident_id: str) -> dict[str, str]:
+    if not _INCIDENT.fullmatch(incident_id):
+        raise Misconfigured(
+            "Compose the notices",
+            expected="an incident id of letters, digits and hyphens",
+            got="another text",
+        )
+    return {
+        "organization": _organization(policy),
+        "site": _site(policy),
+        "incident": incident_id,
     }
 
 

@@ -73,7 +73,7 @@ class Drive:
             await asyncio.gather(watching, return_exceptions=True)
         stage = self._rehearsal
         last = stage.world.attacker.last_accepted_at()
-        checks = await judge(stage.world, stage.people, stage.phisher, broken)
+        checks = await judge(stage, broken)
         return Finished(run, checks, time.monotonic() - self._began, self._peak, last)
 
     async def _respond(self) -> RunState:

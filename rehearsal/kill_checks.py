@@ -51,7 +51,7 @@ async def at_the_end(stage: Stage, ledger: Ledger, incident_id: str) -> list[str
     wrong = await asyncio.to_thread(at_any_time, stage)
     broken = (world.fleet.failures, world.fleet.requests)
     spared = await asyncio.to_thread(_enrolled_meanwhile, ledger, incident_id)
-    checks = await judge(world, stage.people, stage.phisher, broken, spared=spared)
+    checks = await judge(stage, broken, spared=spared)
     wrong += [f"not so: {check.name}: {check.found}" for check in checks if not check.passed]
     for client in world.population.clients.values():
         kept = world.vault.read(f"apps/{client.id}")

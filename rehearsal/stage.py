@@ -25,8 +25,10 @@ from rehearsal.operator import Operator
 from rehearsal.postgres import PostgreSQL
 from rehearsal.prefect_server import ROOT, WORK_POOL, PrefectServer, free_port
 from rehearsal.processes import Child, memory_of_groups, start
+from rehearsal.world.cast import AccountSeed, Behaviour
 from rehearsal.world.openbao import OpenBao
 from rehearsal.world.people import People
+from rehearsal.world.people_notices import Counterfeiter, MailGateway, forger_of
 from rehearsal.world.people_strangers import MailScanner, Phisher
 from rehearsal.world.scenarios import Scenario
 from rehearsal.world.world import (
@@ -40,6 +42,8 @@ from rehearsal.world.world import (
 
 SETUP_TIMEOUT = 300.0
 PORTAL_TIMEOUT = 30.0
+MISLED = 6
+"""People in whose app forged banners stand beside ours."""
 ISSUER = "https://recovery.example.com"
 REQUESTER = "oscar"
 Say = Callable[[str], None]
@@ -67,6 +71,8 @@ class Stage:
         self.world: World
         self.people: People
         self.phisher: Phisher
+        self.gateway: MailGateway
+        self.counterfeiter: Counterfeiter
         self._stack = AsyncExitStack()
         self.prefect: PrefectServer
         self.portal: Child | None = None
@@ -134,12 +140,20 @@ class Stage:
             "recovery/enrollment-signing-key",
             {"kid": signing_key.kid, "private_pem": pem},
         )
+        notice_key, pem = new_signing_key("rehearsal-notices-1")
+        await asyncio.to_thread(
+            self.world.vault.put,
+            "recovery/notice-signing-key",
+            {"kid": notice_key.kid, "private_pem": pem},
+        )
         await asyncio.to_thread(self.prefect.wait_ready)
         say(f"Prefect up: {self.prefect.url}")
         await self._set_up()
-        self._key_set = jwks([signing_key])
+        self._key_set, self._notice_keys = jwks([signing_key]), jwks([notice_key])
         self.start_portal()
         await self.portal_ready()
+        # As an operator enters it in SendGrid's settings.
+        self.world.sendgrid.webhook.url = f"{self.portal_url}/hooks/sendgrid"
         say(f"portal up: {self.portal_url}")
         await self._people_arrive()
 
@@ -152,6 +166,14 @@ class Stage:
         self.phisher = await enter(
             Phisher(self.portal_url, mailboxes, victims, random.Random(self.seed + 2))
         )
+        self.gateway = await enter(MailGateway(self.portal_url, mailboxes))
+        self.counterfeiter = await enter(
+            Counterfeiter(
+                mailboxes,
+                {account.email: account.id for account in self._prompt()[:MISLED] if account.email},
+                forger_of(self.world.platform.put_banner),
+            )
+        )
         self.people = await enter(
             People(
                 self.portal_url,
@@ -162,6 +184,13 @@ class Stage:
                 random.Random(self.seed + 3),
             )
         )
+
+    def _prompt(self) -> list[AccountSeed]:
+        """Affected people who act at once, with contacts that are good and theirs alone."""
+        population, dirt = self.world.population, self.world.population.dirt
+        unusable = {*dirt.malformed_phone, *dirt.no_phone, *dirt.shared_mailbox, *dirt.opted_out}
+        affected = [population.accounts[i] for i in population.affected_ids if i not in unusable]
+        return [account for account in affected if account.behaviour is Behaviour.PROMPT]
 
     async def down(self) -> None:
         """Ends every process and server; safe to call at any point of `up`."""
@@ -287,6 +316,7 @@ class Stage:
                 account_sid=access.twilio_sid,
                 secret=access.twilio_token,
                 messaging_service_sid=MESSAGING_SERVICE,
+                status_callback=f"{self.portal_url}/hooks/twilio/status",
             ),
             _document("CheckpointFolder", folder=str(self.folder / "checkpoints")),
             _document(
@@ -308,6 +338,11 @@ class Stage:
                 "site": self.policy.notify.site,
                 "issuer": asdict(Issuer(ISSUER, self.portal_url)),
                 "jwks_file": str(self._publish(key_set)),
+                "notice_jwks": self._notice_keys,
+                "webhooks": {
+                    "sendgrid_key": self.world.sendgrid.webhook.public_key,
+                    "twilio_auth_token": access.twilio_token,
+                },
                 "seal_key": self._seal_key,
                 "code_key": self.code_key,
                 "enroll": self.policy.enroll.model_dump(mode="json"),
@@ -322,6 +357,7 @@ class Stage:
                 "user": access.twilio_sid,
                 "secret": access.twilio_token,
                 "messaging_service_sid": MESSAGING_SERVICE,
+                "status_callback": f"{self.portal_url}/hooks/twilio/status",
             },
             "clock_offset_file": str(self.clock_file),
         }

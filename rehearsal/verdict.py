@@ -8,6 +8,7 @@ from urllib.parse import quote_plus
 
 import aiohttp
 
+from rehearsal.stage import Stage
 from rehearsal.world.people import People
 from rehearsal.world.people_strangers import Phisher, Reached
 from rehearsal.world.world import World
@@ -23,22 +24,19 @@ class Check:
 
 
 async def judge(
-    world: World,
-    people: People,
-    phisher: Phisher,
-    broken: tuple[int, int],
-    *,
-    spared: Collection[str] = (),
+    stage: Stage, broken: tuple[int, int], *, spared: Collection[str] = ()
 ) -> list[Check]:
     """All checks, in the order in which they are shown. `broken` is (failed, sent) requests of the
     consumers while the run lasted; `spared` are accounts that one channel was enough for, because
     they enrolled by it before an interrupted run came to the others."""
-    enrolled = {i for i, story in people.stories.items() if story.enrolled_at is not None}
+    world, stories = stage.world, stage.people.stories
+    enrolled = {i for i, story in stories.items() if story.enrolled_at is not None}
     return [
         *await _stolen(world),
         *_notified(world, enrolled & set(spared)),
         *await _clients(world, broken),
-        *_people(world, people, phisher),
+        *_people(world, stage.people, stage.phisher),
+        *_signatures(stage),
         _untouched(world),
     ]
 
@@ -205,6 +203,28 @@ def _people(world: World, people: People, phisher: Phisher) -> list[Check]:
             "a phisher who reads mail alone got nowhere",
             phisher.furthest < Reached.SECRET_SEEN,
             f"{len(phisher.raids)} mailboxes, furthest: {phisher.furthest.name.lower()}",
+        ),
+    ]
+
+
+def _signatures(stage: Stage) -> list[Check]:
+    seen = stage.gateway.seen
+    forged = stage.counterfeiter.forged
+    misled = [stage.people.stories[i] for i in forged]
+    asked = [story for story in misled if story.login_ok]
+    doubted = sum(story.banners_doubted for story in asked)
+    believed = sum(story.banners_believed for story in asked)
+    planted = sum(forged[story.account_id] for story in asked)
+    return [
+        Check(
+            "every mail's signature fits its words, by the published keys alone",
+            seen["fits"] > 0 and seen["fits"] == seen.total(),
+            ", ".join(f"{count} {what}" for what, count in sorted(seen.items())) or "no mail",
+        ),
+        Check(
+            "people tell forged banners from ours",
+            bool(asked) and doubted == planted and believed >= len(asked),
+            f"{len(asked)} people asked, {planted} forged, {doubted} doubted, {believed} believed",
         ),
     ]
 

@@ -12,6 +12,7 @@ from tasks.claims import claimed, people
 from tasks.counts import BatchCounts
 from tasks.enroll import issue_for
 from tasks.notify import notify_accounts
+from tasks.reroute import lost, reachable
 from tasks.retries import RETRIES
 
 WAITING = (Stage.TOKEN_ISSUED, Stage.NOTIFIED)
@@ -44,6 +45,18 @@ async def serve_requests(case: Case, refs: Sequence[str]) -> BatchCounts:
 async def remind(case: Case, refs: Sequence[str]) -> BatchCounts:
     """The same for people who did not ask."""
     return await fresh_links(case, refs)
+
+
+@task(
+    task_run_name="write again where a message came back",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=3600,
+    **RETRIES,
+)
+async def reroute(case: Case) -> BatchCounts:
+    """A fresh link over the channels that are left, for people whose message came back."""
+    return await fresh_links(case, await lost(case))
 
 
 async def fresh_links(case: Case, refs: Sequence[str]) -> BatchCounts:
@@ -98,5 +111,10 @@ async def _write_to(case: Case, refs: Sequence[str]) -> BatchCounts:
     accounts = await asyncio.to_thread(
         lambda: list(case.ledger.accounts(case.incident_id, stages={Stage.TOKEN_ISSUED}, refs=refs))
     )
+    able = await reachable(case, accounts)
+    given = {account.ref for account in accounts} - {account.ref for account in able}
+    manual = await asyncio.to_thread(
+        lambda: list(case.ledger.accounts(case.incident_id, stages={Stage.MANUAL}, refs=given))
+    )
     async with claimed(case, people(accounts)):
-        return await notify_accounts(case, accounts, [])
+        return await notify_accounts(case, able, manual if given else [])

@@ -19,14 +19,16 @@ from recovery import enroll, notify
 from recovery.accounts import Account, Act, BatchRef, Channel, Outcome, Stage, Verdict
 from recovery.enroll import SigningKey, read_signing_key
 from recovery.errors import NotFound, Refused
-from recovery.incident import Enrollment, Intention
-from recovery.messages import BannerCopy, EmailCopy, SmsCopy
+from recovery.incident import DeliveryEvent, Enrollment, FailedChannels, Intention
+from recovery.messages import BannerCopy, EmailCopy, EmailText, SmsCopy
 from recovery.notify import NoticeKind, PlannedNotice, Skipped
 from recovery.policy import RecoveryPolicy
 from tasks.acts import UNFINISHED, failed
 from tasks.case import BATCHES_AT_ONCE, Case
 from tasks.claims import claimed, held
 from tasks.counts import BatchCounts, counted
+from tasks.notices import Seal, open_seal
+from tasks.reroute import reachable, reopen_lost
 from tasks.retries import RETRIES
 from tasks.spread import spread
 
@@ -56,7 +58,9 @@ async def send_notices(case: Case, batch: BatchRef) -> BatchCounts:
 
 
 async def _send_batch(case: Case, batch: BatchRef) -> BatchCounts:
+    await reopen_lost(case, batch)
     due = await asyncio.to_thread(case.ledger.due, batch, Stage.NOTIFIED)
+    due = await reachable(case, due)
     due += await asyncio.to_thread(_half_told, case, batch)
     manual = await asyncio.to_thread(
         lambda: [
@@ -102,6 +106,16 @@ def _half_told(case: Case, batch: BatchRef) -> list[Account]:
     return [account for account in members.values() if account.stage is Stage.NOTIFIED]
 
 
+async def publish_status(case: Case) -> None:
+    """The status page shows this incident from now on, in the words of the gate just passed."""
+    texts = {
+        locale: notify.status_text(locale, case.policy, case.incident_id)
+        for locale in notify.LOCALES
+    }
+    digest = notify.text_digest(case.policy)
+    await asyncio.to_thread(case.ledger.publish_status, case.incident_id, texts, digest=digest)
+
+
 async def notify_accounts(
     case: Case, linked: Sequence[Account], manual: Sequence[Account]
 ) -> BatchCounts:
@@ -145,14 +159,19 @@ async def _notify_group(
     }
     opted_out = await _opted_out(case, enrollments.values())
     sent = await asyncio.to_thread(case.ledger.messages_without_link, case.incident_id, refs)
+    failed_channels = await asyncio.to_thread(
+        case.ledger.unreachable, case.incident_id, [a.ref for a in (*linked, *manual)]
+    )
+    barred = _Barred(opted_out, failed_channels)
     letters = [
-        *_letters(case, linked, NoticeKind.LINK, enrollments, opted_out, sent),
-        *_letters(case, manual, NoticeKind.MANUAL, {}, opted_out, {}),
+        *_letters(case, linked, NoticeKind.LINK, enrollments, barred, sent),
+        *_letters(case, manual, NoticeKind.MANUAL, {}, barred, {}),
     ]
     await _record_skips(case, [s for s in letters if isinstance(s, Skipped)])
     planned = {letter.act: letter for letter in letters if isinstance(letter, _Letter)}
     intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(planned))
-    post = _Post(case, await _signing_key(case) if linked else None)
+    key = await _signing_key(case) if linked else None
+    post = _Post(case, key, await open_seal(case, key) if planned else None)
     outcomes = await post.deliver(planned, intention)
     await _advance(case, linked, enrollments, planned)
     return counted(outcomes)
@@ -162,7 +181,8 @@ async def send_plain(case: Case, notices: Sequence[tuple[Account, PlannedNotice]
     """Notices without a link, each once; one whose answer was lost is asked for first."""
     planned = {notice.act: _Letter(account, notice, None) for account, notice in notices}
     intention = await asyncio.to_thread(case.ledger.intend, case.incident_id, list(planned))
-    return await _Post(case, None).deliver(planned, intention)
+    seal = await open_seal(case, None) if planned else None
+    return await _Post(case, None, seal).deliver(planned, intention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +198,27 @@ class _Letter:
         return self.notice.act
 
 
+@dataclass(frozen=True, slots=True)
+class _Barred:
+    """Whom a channel does not reach: who answered STOP, whose message came back."""
+
+    opted_out: set[str]
+    failed_channels: FailedChannels
+
+    def failures(self, ref: str) -> Mapping[Channel, DeliveryEvent]:
+        return self.failed_channels.get(ref, {})
+
+    def silenced(self, ref: str) -> set[Channel]:
+        said = {c for c, event in self.failures(ref).items() if event is DeliveryEvent.OPTED_OUT}
+        return said | {Channel.SMS} if ref in self.opted_out else said
+
+
 def _letters(
     case: Case,
     accounts: Iterable[Account],
     kind: NoticeKind,
     enrollments: Mapping[str, Enrollment],
-    opted_out: set[str],
+    barred: _Barred,
     sent: Mapping[str, Mapping[Channel, int]],
 ) -> list[_Letter | Skipped]:
     letters: list[_Letter | Skipped] = []
@@ -196,7 +231,8 @@ def _letters(
             case.policy,
             kind=kind,
             generation=enrollment.generation if enrollment else 1,
-            opted_out={Channel.SMS} if account.ref in opted_out else (),
+            opted_out=barred.silenced(account.ref),
+            bounced=barred.failures(account.ref),
             sent={
                 channel: number + (enrollment.generation - 1 if enrollment else 0)
                 for channel, number in sent.get(account.ref, {}).items()
@@ -276,9 +312,10 @@ def _settled(case: Case, acts: list[Act]) -> list[Act]:
 class _Post:
     """Composes and hands over the letters of one batch."""
 
-    def __init__(self, case: Case, key: SigningKey | None) -> None:
+    def __init__(self, case: Case, key: SigningKey | None, seal: Seal | None) -> None:
         self._case = case
         self._key = key
+        self._seal = seal
         self._code_key = case.portal.code_key.get_secret_value().encode()
 
     async def deliver(self, planned: Mapping[Act, _Letter], intention: Intention) -> list[Outcome]:
@@ -320,23 +357,26 @@ class _Post:
         outcomes: list[Outcome] = []
         for (locale, kind), members in groups.items():
             by_id = {letter.notice.notice_id: letter for letter in members}
-            copies = [self._email_copy(letter) for letter in members]
+            text = notify.email_text(locale, kind, self._case.policy, self._case.incident_id)
+            copies = [self._email_copy(letter, text) for letter in members]
             for request in split_batches(copies, self._case.policy.notify.personalizations):
-                outcomes += await self._one_request(locale, kind, request, by_id)
+                outcomes += await self._one_request(text, kind, request, by_id)
         return outcomes
 
-    def _email_copy(self, letter: _Letter) -> EmailCopy:
-        return notify.email_copy(
+    def _email_copy(self, letter: _Letter, text: EmailText) -> EmailCopy:
+        link = self._link(letter)
+        copy = notify.email_copy(
             letter.account,
             letter.notice.notice_id,
             kind=letter.notice.kind,
             code=self._code(letter),
-            link=self._link(letter),
+            link=link,
         )
+        return self._seal.email(copy, text, letter.notice.kind, link) if self._seal else copy
 
     async def _one_request(
         self,
-        locale: str,
+        text: EmailText,
         kind: NoticeKind,
         copies: Sequence[EmailCopy],
         by_id: Mapping[str, _Letter],
@@ -344,7 +384,6 @@ class _Post:
         """One request. Where one bad address has the whole request refused, it is split in two
         until the address stands alone."""
         case = self._case
-        text = notify.email_text(locale, kind, case.policy, case.incident_id)
         acts = [by_id[copy.notice_id].act for copy in copies]
         held().sure()
         try:
@@ -353,8 +392,8 @@ class _Post:
             if len(copies) > 1:
                 half = len(copies) // 2
                 return [
-                    *await self._one_request(locale, kind, copies[:half], by_id),
-                    *await self._one_request(locale, kind, copies[half:], by_id),
+                    *await self._one_request(text, kind, copies[:half], by_id),
+                    *await self._one_request(text, kind, copies[half:], by_id),
                 ]
             outcomes = [failed(act, error) for act in acts]
         except UNFINISHED as error:
@@ -377,6 +416,8 @@ class _Post:
                 code=self._code(letter),
                 link=self._link(letter),
             )
+            if self._seal:
+                copy = self._seal.banner(copy, letter.notice.kind)
             verdict, banner_id = await self._case.platform.post_banner(copy)
             return Outcome(letter.act, verdict, receipt=banner_id)
 

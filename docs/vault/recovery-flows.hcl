@@ -28,6 +28,11 @@ path "secret/data/recovery/enrollment-signing-key" {
   capabilities = ["read"]
 }
 
+# Signs banners and mails; another key than that of the links.
+path "secret/data/recovery/notice-signing-key" {
+  capabilities = ["read"]
+}
+
 path "secret/data/recovery/probe-accounts" {
   capabilities = ["read"]
 }

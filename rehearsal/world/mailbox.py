@@ -23,6 +23,7 @@ class Received:
     reference: str
     at: datetime
     custom_args: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def notice_id(self) -> str:

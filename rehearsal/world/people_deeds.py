@@ -49,6 +49,9 @@ class Story:
     by_passkey: bool = False
     """Whether what he enrolled, and signs in with, is a passkey."""
     login_ok: bool = False
+    banners_believed: int = 0
+    banners_doubted: int = 0
+    """After he asked the portal's page about their signatures."""
     stuck: str = ""
     """The path of the page that sent him to a human being."""
     errors: list[str] = field(default_factory=list)
@@ -288,6 +291,23 @@ class Deeds:
         if status != 200 or me.get("sub") != person.seed.id:
             raise Surprise(f"not known inside ({status})")
         person.story.login_ok = True
+        await self._look_at_banners(person, str(answer.get("session")))
+
+    async def _look_at_banners(self, person: Person, session: str) -> None:
+        """Who finds several notices that don't say the same asks which of them are ours."""
+        status, answer = await self._call("GET", "/api/me/banners", bearer=session)
+        shown = answer.get("banners")
+        if status != 200 or not isinstance(shown, list):
+            raise Surprise(f"no notices inside ({status})")
+        if len({banner["title"] for banner in shown}) < 2:
+            return
+        browser = Browser(self._http, self._portal_url, person.seed.locale)
+        for banner in shown:
+            text = f"{banner['title']}\n{banner['body']}"
+            if await ask_the_page(browser, banner["signature"] or "", text) == "yes":
+                person.story.banners_believed += 1
+            else:
+                person.story.banners_doubted += 1
 
     async def _call(
         self, method: str, path: str, body: object = None, *, bearer: str = ""
@@ -300,6 +320,19 @@ class Deeds:
                 return 204, {}
             answer = await response.json(content_type=None)
             return response.status, answer if isinstance(answer, dict) else {}
+
+
+async def ask_the_page(browser: Browser, signature: str, text: str) -> str:
+    """What the portal's page says of a signature and the words beside it: "yes", "half" without
+    words, "other" for other words, "no"."""
+    page = await browser.open("/check/notice")
+    page = await browser.send(
+        page.forms["/check/notice"], document=signature or "(no signature here)", text=text
+    )
+    said = [name.removeprefix("result-") for name in page.by_id if name.startswith("result-")]
+    if page.status != 200 or len(said) != 1:
+        raise Surprise(f"nothing was said of a signature ({page.status})")
+    return said[0]
 
 
 def _mistyped(code: str) -> str:

@@ -19,6 +19,7 @@ from rehearsal.world.platform_admin import add_account_routes
 from rehearsal.world.platform_admin_clients import add_client_routes
 from rehearsal.world.platform_broker import add_broker_routes
 from rehearsal.world.platform_state import PlatformState
+from rehearsal.world.platform_tokens import Bearer
 
 
 def platform_app(state: PlatformState) -> ASGIApp:
@@ -35,6 +36,7 @@ def platform_app(state: PlatformState) -> ASGIApp:
     routes.add("POST", "/account/password", person.set_password)
     routes.add("POST", "/account/recover", person.recover)
     routes.add("GET", "/api/me", person.me)
+    routes.add("GET", "/api/me/banners", person.banners)
     return state.faults.around(RoutedApp(routes))
 
 
@@ -74,8 +76,25 @@ class _PersonApi:
         return Reply(200, {"sub": account_id})
 
     async def me(self, request: Request, _: tuple[str, ...]) -> Reply:
+        bearer = self._bearer(request)
+        return Reply(200, {"sub": bearer.sub, "kind": bearer.kind})
+
+    async def banners(self, request: Request, _: tuple[str, ...]) -> Reply:
+        """The notices inside the app, with their details, as the signed-in person sees them."""
+        shown = [
+            {
+                "title": banner.title,
+                "body": banner.body,
+                "link": banner.link,
+                "signature": banner.signature,
+            }
+            for banner in self._state.banners_of(self._bearer(request).sub)
+        ]
+        return Reply(200, {"banners": shown})
+
+    def _bearer(self, request: Request) -> Bearer:
         bearer = self._state.tokens.bearer(request.bearer() or "")
         if bearer is None:
             challenge = (("WWW-Authenticate", 'Bearer realm="api", error="invalid_token"'),)
             raise Problem(401, "invalid_token", "Not signed in.", headers=challenge)
-        return Reply(200, {"sub": bearer.sub, "kind": bearer.kind})
+        return bearer

@@ -293,6 +293,7 @@ class SendGridApp:
                 reference=message.msg_id,
                 at=self._clock(),
                 custom_args=letter.custom_args,
+                headers=letter.headers,
             )
         )
         message.status = "delivered"

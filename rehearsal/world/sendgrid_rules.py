@@ -63,6 +63,7 @@ class Letter:
     html: str | None
     custom_args: Mapping[str, str]
     send_at: datetime | None
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ def _letter(
     if not isinstance(subject, str) or not subject:
         reason = "The subject is required, unless every personalization has a subject defined."
         raise MailRefused(reason, "subject")
-    _headers(item.get("headers"), f"{where}.headers")
+    headers = _headers(body.get("headers"), "headers")
+    headers |= _headers(item.get("headers"), f"{where}.headers")
     substitutions = _strings(item.get("substitutions"), f"{where}.substitutions")
     if _size(substitutions) > MAX_SUBSTITUTION_BYTES:
         reason = f"The substitutions are limited to {MAX_SUBSTITUTION_BYTES} bytes."
@@ -198,6 +200,7 @@ def _letter(
         html=None if html is None else _filled(html, substitutions),
         custom_args=custom_args,
         send_at=_send_at(item.get("send_at", body.get("send_at")), where, now),
+        headers=headers,
     )
 
 
@@ -283,10 +286,12 @@ def _send_at(given: Json, where: str, now: datetime) -> datetime | None:
     return moment
 
 
-def _headers(given: Json, where: str) -> None:
-    for name in _strings(given, where):
+def _headers(given: Json, where: str) -> dict[str, str]:
+    headers = _strings(given, where)
+    for name in headers:
         if name.lower() in _OWN_HEADERS:
             raise MailRefused(f"The header {name} is reserved.", where)
+    return headers
 
 
 def _strings(given: Json, where: str) -> dict[str, str]:

@@ -100,7 +100,8 @@ class Given:
 async def given(bao: Any, root: hvac.Client, leased_platform: Any) -> Given:
     client_id = f"app-{secrets.token_hex(4)}"
     bao.contents.put_client(client_id, "s1", "value", owner="team", consumers=["a"])
-    bao.contents.put("recovery/enrollment-signing-key", {"kid": "k1", "private_pem": "pem"})
+    for name in ("enrollment-signing-key", "notice-signing-key"):
+        bao.contents.put(f"recovery/{name}", {"kid": "k1", "private_pem": "pem"})
     bao.contents.put("recovery/platform-bind", {"token": "t"})
     bao.contents.put("recovery/probe-accounts", {"u-1": "password"})
     bao.contents.put(f"app-tokens/{client_id}", {"u-1": "token"})
@@ -127,7 +128,7 @@ async def flows_work(given: Given, vault: VaultClient) -> None:
     assert await inventory.entry(path) is not None
     first = f"apps/app-{secrets.token_hex(4)}"
     await vault.stage_pending(first, "s1", SecretStr("first"), cas=0)
-    for name in ("enrollment-signing-key", "probe-accounts"):
+    for name in ("enrollment-signing-key", "notice-signing-key", "probe-accounts"):
         await vault.get(f"recovery/{name}")
     await vault.get(f"app-tokens/{path.removeprefix('apps/')}")
     name = f"approver-{secrets.token_hex(4)}"

@@ -247,9 +247,7 @@ class PostgreSQL:
                     b" RETURNING 1) SELECT count(*) FROM head"
                 )
                 assert done.fetchone() == (1,)
-                connection.execute(
-                    f"UPDATE ledger_revision SET version_num = '{newest()}'".encode()
-                )
+                connection.execute("UPDATE ledger_revision SET version_num = %s", (newest(),))
             self._clean.append(name)
         except (psycopg.Error, AssertionError):
             self.admin(f"DROP DATABASE {name} WITH (FORCE)")

@@ -9,7 +9,10 @@ import pytest
 import pytest_asyncio
 
 from rehearsal.world.population import Population, populate
+from tests.ledger.conftest import PostgreSQL, postgresql
 from tests.portal.world import PortalWorld
+
+__all__ = ["PostgreSQL", "postgresql"]
 
 MakeWorld = Callable[..., Awaitable[PortalWorld]]
 

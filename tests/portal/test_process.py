@@ -31,7 +31,9 @@ from tests.portal.world import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def config_of(world: PortalWorld, url: str, **changed: Any) -> Path:
+def config_of(
+    world: PortalWorld, url: str, *, portal: dict[str, Any] | None = None, **changed: Any
+) -> Path:
     given = world.settings_given()
     given |= {"public_url": url, "answer_floor": "20ms"}
     document = {
@@ -48,6 +50,7 @@ def config_of(world: PortalWorld, url: str, **changed: Any) -> Path:
         "clock_offset_file": str(world.folder / "clock-offset"),
         **changed,
     }
+    document["portal"] |= portal or {}
     path = world.folder / "portal.json"
     path.touch(mode=0o600)
     path.write_text(json.dumps(document))

@@ -15,12 +15,12 @@ from starlette.requests import Request
 
 from ledger.clock import OffsetClock
 from portal.authenticity import masked_email
+from portal.client_address import client_of
 from portal.config import load_config
 from portal.forms import BeginForm, CodeForm, read
 from portal.keyed import Keyed, Sealer, new_code, new_cookie, session_hash
-from portal.pages import client_of
 from portal.settings import PortalSettings
-from recovery.enroll import jwks, new_signing_key
+from recovery.enroll import SigningKey, jwks, new_signing_key
 from recovery.errors import Misconfigured
 
 KEY, PEM = new_signing_key("k1")
@@ -39,6 +39,10 @@ def settings(**changed: Any) -> dict[str, Any]:
         "code_key": CODE_KEY,
         **changed,
     }
+
+
+def told(**changed: Any) -> PortalSettings:
+    return PortalSettings.model_validate(settings(**changed))
 
 
 def config(**changed: Any) -> dict[str, Any]:
@@ -85,6 +89,16 @@ def written(folder: Path, document: object, mode: int = 0o600) -> Path:
         {"passkey_domain": "ample.com"},
         {"passkey_domain": "com"},
         {"proxies": -1},
+        {"proxies": 1, "trusted_proxies": ["10.0.0.0/8"]},
+        {"trusted_proxies": ["10.0.0.1/8"]},
+        {"forwarded_by": "x-real-ip"},
+        {"notice_jwks": jwks([KEY])},
+        {"notice_jwks": jwks([SigningKey("n1", KEY.private)])},
+        {"notice_jwks": jwks([new_signing_key("k1")[0]])},
+        {"notice_jwks": {"keys": [{**jwks([KEY])["keys"][0], "d": "AAAA"}]}},
+        {"notice_jwks": {"keys": [{"kty": "RSA", "kid": "n1"}]}},
+        {"webhooks": {"sendgrid_key": "AAAA"}},
+        {"webhooks": {"sendgrid_key": "%"}},
         {"unheard_of": 1},
     ],
 )
@@ -197,7 +211,53 @@ def test_the_clock_of_a_rehearsal(tmp_path: Path) -> None:
 def test_whose_address_is_throttled(forwarded: str, proxies: int, client: str) -> None:
     headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
     request = Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 5)})
-    assert client_of(request, proxies) == client
+    assert client_of(request, told(proxies=proxies)) == client
+
+
+OURS = ["10.0.0.0/8", "fd00::/8"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("192.0.2.1", "203.0.113.9", "192.0.2.1"),  # not by a proxy of ours
+        ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9", "203.0.113.9"),  # the client's own invention
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.7, fd00::7", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9:5511", "203.0.113.9"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "unknown", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.9, rubbish", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.9, 10.0.0.8", "10.0.0.9"),
+        ("10.0.0.1", ", ".join(["203.0.113.9", *["10.0.0.2"] * 300]), "10.0.0.2"),
+        ("10.0.0.1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("10.0.0.1", "[2001:db8:1:2:ffff::1]:443", "2001:db8:1:2::/64"),
+        ("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("2001:db8::1", "203.0.113.9", "2001:db8::/64"),
+        ("", "203.0.113.9", "203.0.113.9"),  # a socket file
+    ],
+)
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+def test_only_our_proxies_are_believed(header: str, peer: str, forwarded: str, client: str) -> None:
+    if header == "forwarded":
+        hops = [hop.strip() for hop in forwarded.split(",") if hop]
+        forwarded = ", ".join(f'for="{hop}";proto=https;by=10.0.0.1' for hop in hops)
+    other = {"x-forwarded-for": "forwarded", "forwarded": "x-forwarded-for"}[header]
+    headers = [(other.encode(), b"for=9.9.9.9" if other == "forwarded" else b"9.9.9.9")]
+    if forwarded:
+        headers.append((header.encode(), forwarded.encode()))
+    request = Request({"type": "http", "headers": headers, "client": (peer, 5) if peer else None})
+    assert client_of(request, told(trusted_proxies=OURS, forwarded_by=header)) == client
+
+
+def test_one_neighbourhood_is_one_client() -> None:
+    """Whoever has one IPv6 address has all of its /64."""
+    seen = {
+        client_of(Request({"type": "http", "headers": [], "client": (address, 5)}), told())
+        for address in ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:2::1")
+    }
+    assert seen == {"2001:db8:0:1::/64", "2001:db8:0:2::/64"}
 
 
 def test_a_code_hash_is_bound_to_its_session_and_key() -> None:

@@ -63,6 +63,8 @@ class PortalWorld:
     folder: Path
     overrides: dict[str, Any] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    database: str = ""
+    """Another ledger than a file of its own, empty so far."""
 
     async def __aenter__(self) -> Self:
         self.stack = AsyncExitStack()
@@ -105,6 +107,7 @@ class PortalWorld:
             requested_by="maya",
         )
         self.key, self.key_pem = new_signing_key("k1")
+        self.notice_key, self.notice_pem = new_signing_key("n1")
         late = LateApp()
         server = Loopback(late)
         # Passkeys are made for a name; browsers make none for an address.
@@ -132,6 +135,9 @@ class PortalWorld:
 
     def _lay_out_ledger(self) -> None:
         """Migrated once in a test run; the others begin with a copy of the empty tables."""
+        if self.database:
+            self.ledger.migrate()
+            return
         path = self.folder / "ledger" / "ledger.db"
         if not _empty_ledger:
             self.ledger.migrate()
@@ -144,6 +150,8 @@ class PortalWorld:
 
     @property
     def ledger_url(self) -> str:
+        if self.database:
+            return self.database
         return f"sqlite:///{self.folder / 'ledger' / 'ledger.db'}"
 
     def settings_given(self) -> dict[str, Any]:
@@ -153,6 +161,7 @@ class PortalWorld:
             "site": "accounts.example.com",
             "issuer": {"issuer": self.parties.issuer, "audience": self.parties.audience},
             "jwks": jwks([self.key]),
+            "notice_jwks": jwks([self.notice_key]),
             "seal_key": Fernet.generate_key().decode(),
             "code_key": CODE_KEY,
             "answer_floor": timedelta(milliseconds=20),
