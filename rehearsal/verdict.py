@@ -211,7 +211,8 @@ def _signatures(stage: Stage) -> list[Check]:
     seen = stage.gateway.seen
     forged = stage.counterfeiter.forged
     misled = [stage.people.stories[i] for i in forged]
-    asked = [story for story in misled if story.login_ok]
+    # Who sees nothing but the forged ones, which say the same, has nothing to compare.
+    asked = [story for story in misled if story.banners_doubted + story.banners_believed]
     doubted = sum(story.banners_doubted for story in asked)
     believed = sum(story.banners_believed for story in asked)
     planted = sum(forged[story.account_id] for story in asked)
@@ -223,7 +224,8 @@ def _signatures(stage: Stage) -> list[Check]:
         ),
         Check(
             "people tell forged banners from ours",
-            bool(asked) and doubted == planted and believed >= len(asked),
+            # One of ours that was doubted would be one too many.
+            bool(asked) and doubted == planted,
             f"{len(asked)} people asked, {planted} forged, {doubted} doubted, {believed} believed",
         ),
     ]

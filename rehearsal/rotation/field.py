@@ -32,6 +32,8 @@ from rehearsal.world.siem_app import Credential, SiemApp
 CLIENTS = 14
 INTERVAL = timedelta(milliseconds=400)
 SAMPLE_SECONDS = 0.1
+UNSEALED_WITHIN = 2000
+"""So many samples long a sealed Vault is waited for before a secret counts as lost."""
 SIEM_LAG = timedelta(milliseconds=30)
 
 
@@ -241,14 +243,21 @@ class Sampler:
     async def _one_works(self, client_id: str, old: str) -> bool:
         accepts = self._field.platform.clients.accepts
         # Twice: the label may have moved between the look at Vault and the one at the platform.
-        for _ in range(2):
+        looks = 0
+        for _ in range(UNSEALED_WITHIN):
             if accepts(client_id, old) or accepts(client_id, self._current.get(client_id, old)):
                 return True
-            await asyncio.to_thread(self._look, client_id)
-        return accepts(client_id, self._current.get(client_id, old))
+            if looks == 2:
+                return False
+            looks += await asyncio.to_thread(self._look, client_id)
+            await asyncio.sleep(SAMPLE_SECONDS)
+        return False
 
-    def _look(self, client_id: str) -> None:
-        # A sealed Vault can't be asked; nobody has moved its labels then either.
+    def _look(self, client_id: str) -> bool:
+        """False where Vault is sealed: what stands under CURRENT can't be read then, and nobody
+        moves it; it is judged by what is read once Vault answers again."""
         with suppress(hvac.exceptions.VaultError, requests.RequestException):
             entry = self._field.contents.read(f"apps/{client_id}")
             self._current[client_id] = entry["client_secret"]
+            return True
+        return False
