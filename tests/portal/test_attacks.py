@@ -1,19 +1,29 @@
 """Attacks on the way to an authenticator by who reads the mail, guesses, races or asks around."""
 
+import ast
 import asyncio
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from statistics import median
 
 import pyotp
+import pytest
 
+from clients.platform import PlatformClient
+from ledger import Ledger
+from portal import create_app
 from portal.keyed import Keyed, Sealer, new_cookie, session_hash
 from portal.settings import Limit, Limits
 from recovery.accounts import Stage
 from recovery.incident import CodeCheck, Enrollment
 from rehearsal.world.people_browser import Browser, Page
+from rehearsal.world.serving import Loopback
 from tests.portal.conftest import MakeWorld
-from tests.portal.world import INCIDENT, PortalWorld
+from tests.portal.world import INCIDENT, LEDGER_KEY, PortalWorld
 
 
 async def test_replay_after_redeem(world: PortalWorld, person: str) -> None:
@@ -324,3 +334,207 @@ async def test_checking_is_throttled_alike_for_known_and_unknown(
         assert statuses == [200] * 4 + [429] * 2
     code = world.check_code(f"{enrollment.ref}.notify.email.1")
     assert (await check(world, handle, code))[0] == 429
+
+
+# ---------------------------------------------------------------------- across processes
+
+
+@asynccontextmanager
+async def second_portal(world: PortalWorld) -> AsyncIterator[str]:
+    """Another process would know nothing but the ledger: so does this one."""
+    ledger = Ledger(world.ledger_url, key=LEDGER_KEY, clock=world.clock.now, actor="portal")
+    async with AsyncExitStack() as stack:
+        stack.callback(ledger.close)
+        app = create_app(
+            world.settings,
+            ledger=ledger,
+            platform=PlatformClient(await stack.enter_async_context(world.platform_wire())),
+            sms=await world._sms(),
+            clock=world.clock.now,
+        )
+        yield (await stack.enter_async_context(Loopback(app))).url
+
+
+async def post(world: PortalWorld, url: str, form: dict[str, str], **headers: str) -> int:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with world.http.post(url, data=form, headers=given) as response:
+        return response.status
+
+
+async def test_guessing_codes_of_messages_is_limited_over_all_processes(
+    make_world: MakeWorld, person: str
+) -> None:
+    hour = timedelta(hours=1)
+    limits = Limits(check_per_identifier=Limit(limit=6, per=hour))
+    world = await make_world(limits=limits)
+    world.contain([person])
+    handle = world.population.accounts[person].handle
+    enrollment = world.issue(person)
+    right = world.check_code(f"{enrollment.ref}.notify.email.1")
+    async with second_portal(world) as other:
+        statuses: Counter[int] = Counter()
+        for number in range(8):
+            for url in (world.url, other):
+                form = {"identifier": handle, "code": f"{number:06}"}
+                statuses[await post(world, f"{url}/check", form)] += 1
+        assert statuses == {200: 6, 429: 10}
+        for url in (world.url, other):
+            form = {"identifier": handle.upper(), "code": right}
+            assert await post(world, f"{url}/check", form) == 429, "the right one comes too late"
+    world.clock.advance(hour)
+    assert "this message is ours" in (await check(world, handle, right))[1]
+
+
+async def test_fresh_links_are_limited_for_the_account_however_it_is_named(
+    make_world: MakeWorld, person: str
+) -> None:
+    """By handle, by @handle, by address, at either process: the account gets so many, in silence,
+    and never more than the runbook's budget, which the flow holds."""
+    limits = Limits(fresh_link_per_account=Limit(limit=2, per=timedelta(hours=1)))
+    world = await make_world(limits=limits)
+    world.contain([person])
+    world.issue(person)
+    seed = world.population.accounts[person]
+    served = 0
+    async with second_portal(world) as other:
+        for name in (seed.handle, f"@{seed.handle}", seed.email or "", seed.handle.upper()):
+            for url in (world.url, other):
+                assert await post(world, f"{url}/fresh-link", {"identifier": name}) == 200
+                await asyncio.sleep(0.1)
+                served += world.ledger.serve_link_requests(INCIDENT, [world.refs[person]])
+    assert served == 2
+
+
+async def test_all_askers_together_are_limited(make_world: MakeWorld) -> None:
+    limits = Limits(fresh_link_overall=Limit(limit=5, per=timedelta(minutes=1)))
+    world = await make_world(limits=limits)
+    async with second_portal(world) as other:
+        statuses = [
+            await post(world, f"{url}/fresh-link", {"identifier": f"nobody-{number}"})
+            for number in range(4)
+            for url in (world.url, other)
+        ]
+    assert Counter(statuses) == {200: 5, 429: 3}
+
+
+async def test_inventing_addresses_does_not_evade_limits(make_world: MakeWorld) -> None:
+    """Behind our proxy the right-most address that is not ours counts; the rest is invention. One
+    IPv6 customer has 2^64 addresses and is one client."""
+    limits = Limits(fresh_link_per_client=Limit(limit=3, per=timedelta(hours=1)))
+    world = await make_world(limits=limits, trusted_proxies=["127.0.0.0/8"])
+    for number, (prefix, own) in enumerate(
+        [("10.9.9.{}", "203.0.113.5"), ("{}", "2001:db8:1:2::{:x}")]
+    ):
+        statuses = []
+        for turn in range(6):
+            seen = f"{prefix.format(turn)}, {own.format(turn)}"
+            statuses.append(
+                await post(
+                    world,
+                    f"{world.url}/fresh-link",
+                    {"identifier": f"nobody-{number}-{turn}"},
+                    x_forwarded_for=seen,
+                    forwarded=f"for=198.51.100.{turn}",
+                )
+            )
+        assert Counter(statuses) == {200: 3, 429: 3}, own
+
+
+# ---------------------------------------------------------------------- enumeration by time
+
+
+def overlap(first: list[float], second: list[float]) -> float:
+    """How often a value of the first is below one of the second: 0.5 for the same distribution."""
+    pairs = [(a < b) + 0.5 * (a == b) for a in first for b in second]
+    return sum(pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("question", ["fresh-link", "check", "begin"])
+async def test_time_tells_nothing(make_world: MakeWorld, person: str, question: str) -> None:
+    """Known and unknown in turns, the rest of the machine as it is. Whoever measures gets two
+    heaps of numbers; they must lie over each other. The margins are wide, since nothing here holds
+    the machine still: what looked an account up before it answered would split them."""
+    hour = timedelta(hours=1)
+    wide = Limit(limit=10_000, per=hour)
+    limits = Limits(
+        fresh_link_per_identifier=wide,
+        fresh_link_per_client=wide,
+        check_per_identifier=wide,
+        check_per_client=wide,
+    )
+    world = await make_world(limits=limits, answer_floor=timedelta(milliseconds=60))
+    world.contain([person])
+    enrollment = world.issue(person)
+    good = world.link(enrollment).partition("#t=")[2]
+    world.ledger.issue(INCIDENT, [enrollment.ref])  # It was good: the ledger has to be asked.
+    handle = world.population.accounts[person].handle
+    asked: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+        "fresh-link": ({"identifier": handle}, {"identifier": "nobody-at-all"}),
+        "check": (
+            {"identifier": handle, "code": "000000"},
+            {"identifier": "nobody-at-all", "code": "000000"},
+        ),
+        "begin": ({"token": good}, {"token": good[:-4] + "AAAA"}),
+    }
+    path = {"begin": "/enroll/begin"}.get(question, f"/{question}")
+    taken: tuple[list[float], list[float]] = ([], [])
+    for turn in range(30):
+        for place in (0, 1) if turn % 2 else (1, 0):
+            started = time.perf_counter()
+            await post(world, world.url + path, asked[question][place])
+            taken[place].append(time.perf_counter() - started)
+    assert 0.15 < overlap(*taken) < 0.85
+    known, unknown = (median(times) for times in taken)
+    assert abs(known - unknown) < max(0.03, 0.5 * min(known, unknown))
+
+
+# ---------------------------------------------------------------------- the table
+
+ATTACKS = {
+    "alg none": ("test_tokens", "alg_none"),
+    "HS256 with the public key": ("test_tokens", "hs256_with_the_public_key"),
+    "wrong key": ("test_tokens", "wrong_key"),
+    "wrong purpose": ("test_tokens", "test_forged_tokens"),
+    "wrong aud": ("test_tokens", "another_audience"),
+    "expired": ("test_tokens", "run_out"),
+    "future": ("test_tokens", "of_the_future"),
+    "truncated": ("test_tokens", "truncated"),
+    "replayed": ("test_attacks", "test_replay_after_redeem"),
+    "stolen cookie": ("test_attacks", "test_a_cookie_put_into_another_enrollment"),
+    "stolen cookie without the form": (
+        "test_attacks",
+        "test_a_stolen_cookie_without_the_form",
+    ),
+    "forged webhook": ("test_webhooks", "test_forged_and_stale_events"),
+    "forged callback": ("test_webhooks", "test_forged_callbacks"),
+    "stale webhook": ("test_webhooks", "test_forged_and_stale_events"),
+    "replayed webhook": ("test_webhooks", "test_the_signed_batch_itself_is_taken_once"),
+    "forged notice": ("test_notice", "test_forged_notices"),
+    "notice under other words": ("test_notice", "test_our_signature_under_other_words"),
+    "brute force of second-channel codes": (
+        "test_attacks",
+        "test_brute_force_by_ever_new_sessions",
+    ),
+    "brute force of message codes": (
+        "test_attacks",
+        "test_guessing_codes_of_messages_is_limited_over_all_processes",
+    ),
+    "invented addresses": ("test_attacks", "test_inventing_addresses_does_not_evade_limits"),
+    "enumeration by text": ("test_attacks", "test_a_fresh_link_tells_nothing"),
+    "enumeration by time": ("test_attacks", "test_time_tells_nothing"),
+    "very many at once": ("test_race", "test_of_very_many_browsers_one_wins"),
+    "cross-site forms": ("test_door", "test_forms_from_elsewhere"),
+    "a thief of the database password": (
+        "../ledger/test_portal_role",
+        "test_statements_that_are_refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_has_its_test(attack: str) -> None:
+    """The table: where each attack is carried out. Names that were changed are found here."""
+    module, name = ATTACKS[attack]
+    source = (Path(__file__).parent / f"{module}.py").resolve().read_text()
+    defined = {n.name for n in ast.walk(ast.parse(source)) if hasattr(n, "name")}
+    assert name in defined
