@@ -10,11 +10,11 @@ ACCOUNTS ?= 338
 UI_PORT ?= 4200
 DATABASE ?= sqlite
 
-.PHONY: help rehearse up down test check format install lock clean
+.PHONY: help rehearse up down test test-long check format install lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 rehearse: $(INSTALLED)  ## Run a whole incident end to end in the rehearsal world. SCENARIO= SEED= ACCOUNTS= DATABASE=
 	@$(BIN)/python -m rehearsal run --scenario $(SCENARIO) --seed $(SEED) --accounts $(ACCOUNTS) --database $(DATABASE)
@@ -27,6 +27,9 @@ down: $(INSTALLED)  ## Stop what `make up` started.
 
 test: $(INSTALLED)  ## Run the tests.
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-long: $(INSTALLED)  ## Run the tests that take minutes each: attacks on gates, stops, kills, the browser.
+	@$(BIN)/python -m pytest -q -m long
 
 check: $(INSTALLED)  ## Lint, format, types, import rules, runbooks.
 	@$(BIN)/ruff check .

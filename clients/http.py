@@ -190,7 +190,7 @@ class Wire:
             else:
                 self._seen(response.status_code < 500)
                 if response.status_code in ok:
-                    if response.headers.get("content-type", "").startswith("text/html"):
+                    if response.is_success and _is_page(response):
                         # A proxy's or a login page: whoever looks at the status alone would take
                         # it for the act.
                         _unusable(call, "a web page")
@@ -386,6 +386,12 @@ class Wire:
                 got=type(error).__name__,
                 advice=f"Check the TLS fields in the block for {self.name}.",
             ) from None
+
+
+def _is_page(response: httpx.Response) -> bool:
+    kind = response.headers.get("content-type", "")
+    # Some servers call everything a web page, JSON too.
+    return kind.startswith("text/html") and response.content.lstrip()[:1] == b"<"
 
 
 def _unusable(call: Call, got: str) -> NoReturn:

@@ -143,8 +143,11 @@ class _AwsRelay(Relay):
             if held.status_code == 200:
                 if json.loads(bytes(held.body))["SecretString"] != asked["SecretString"]:
                     return _aws_error("ResourceExistsException")
+                held.headers["content-type"] = "application/x-amz-json-1.1"
                 return held
         answer = await self.ask(session, request, body, {})
+        # moto calls everything a web page.
+        answer.headers["content-type"] = "application/x-amz-json-1.1"
         if action == "ListSecretVersionIds" and answer.status_code == 500:
             return _aws_error("ResourceNotFoundException")
         if action == "ListSecretVersionIds" and self.page:

@@ -25,7 +25,7 @@ from rehearsal.world.serving import Loopback
 from tests.flows.receivers import Receiver
 from tests.flows.rehearsed import Rehearsed, ask, rehearse, runbook_file
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 GUIDE = ROOT / "docs" / "operating.md"
 SECONDS = 240.0

@@ -49,6 +49,9 @@ class Hands:
             raise Refused("Do it", code="no")
         return Rotated(client_id, StepKind.DONE, "rotated")
 
+    async def not_stopped(self) -> None:
+        return
+
     async def may_go(self, case: Case, gate: str, hold: Hold) -> bool:
         self.asked.append((gate, hold.reason))
         return self.overrules
@@ -60,6 +63,7 @@ class Hands:
         case = SimpleNamespace(
             policy=POLICY.model_copy(update={"rotate": rotate}),
             ledger=SimpleNamespace(now=lambda: self.now),
+            brake=SimpleNamespace(check=self.not_stopped),
         )
         return await over_clients(cast(Any, case), waves or WAVES, self.work, self.may_go)
 

@@ -18,7 +18,7 @@ from rehearsal.prefect_server import ROOT
 from tests.flows.desk import Desk, desk_with
 from tests.flows.rehearsed import Rehearsed, ask, rehearse
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 ACCOUNTS = 40
 SEED = 5

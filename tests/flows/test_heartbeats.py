@@ -16,7 +16,7 @@ from prefect.states import Pending, Running, Suspended
 from flows.heartbeats import LOST, NOT_STARTED, set_up_heartbeats
 from rehearsal.prefect_server import PrefectServer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 SILENT = timedelta(seconds=10)
 """The least that Prefect takes."""

@@ -14,7 +14,7 @@ from rehearsal.world.faults import Status
 from tests.flows.desk import Desk, desk_with
 from tests.flows.rehearsed import Rehearsed, ask, rehearse
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 ACCOUNTS = 30
 SEED = 7

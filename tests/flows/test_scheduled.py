@@ -20,7 +20,7 @@ from rehearsal.world.population import Population, populate
 from tests.flows.leaks import Canaries, Leak, Scanner, files_below, scan_all, shown, tables_of
 from tests.flows.rehearsed import RecordingDrive, Rehearsed, ask, rehearse
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 ACCOUNTS = 60
 SEED = 3

@@ -14,7 +14,7 @@ from rehearsal.operator import RunState
 from tests.flows.desk import POLL_SECONDS, Desk, desk_with
 from tests.flows.rehearsed import RUN_TIMEOUT, Rehearsed, rehearse
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 ACCOUNTS = 60
 SEED = 6

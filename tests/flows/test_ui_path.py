@@ -13,6 +13,7 @@ from rehearsal.ui import CHROMIUM, REFUSED, Walked, walk
 from tests.flows.rehearsed import Rehearsed, rehearse
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}"),
 ]

@@ -14,6 +14,8 @@ POINTS = [
     Point(4, Victim.WORKER, Trigger.GATE, 0.82, "retire"),
 ]
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
