@@ -59,7 +59,7 @@ async with cluster.get_client() as client:
         default=None,
         description="Token of a service account; empty where the worker runs in the cluster.",
     )
-    token_file: str = Field(
+    mounted_token_file: str = Field(
         default=f"{_MOUNT}/token",
         description="Where the worker's own token is mounted; read anew for each call.",
     )
@@ -87,7 +87,7 @@ async with cluster.get_client() as client:
             allow_cleartext=self.allow_cleartext,
         )
         token = self.token
-        source = token_in_file(self.token_file) if token is None else lambda: token
+        source = token_in_file(self.mounted_token_file) if token is None else lambda: token
         return KubernetesClient(
             wire, source, namespace=self.namespace, console_url=self.console_url
         )
