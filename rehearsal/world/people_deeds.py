@@ -329,6 +329,8 @@ async def ask_the_page(browser: Browser, signature: str, text: str) -> str:
     page = await browser.send(
         page.forms["/check/notice"], document=signature or "(no signature here)", text=text
     )
+    if page.status == 422:
+        return "no"  # it has not even the form of one
     said = [name.removeprefix("result-") for name in page.by_id if name.startswith("result-")]
     if page.status != 200 or len(said) != 1:
         raise Surprise(f"nothing was said of a signature ({page.status})")

@@ -294,14 +294,21 @@ async def test_clients_as_listed(oauth: OAuth) -> None:
             seed.id in a.linked_apps and a.last_active is not None for a in accounts
         ),
         "risk": seed.risk,
+        "kind": "oauth_client",
         "max_secrets": 2,
+        "can_deactivate": True,
         "consumers": [
             {
                 "name": c.name,
                 "health_url": f"http://127.0.0.1:9/consumers/{c.name}/health",
                 "ci_job": c.ci_job,
+                "tries_both": False,
             }
             for c in seed.consumers
+        ],
+        "integrations": [
+            {"name": name, "health_url": f"http://127.0.0.1:9/integrations/{seed.id}/health"}
+            for name in seed.partners
         ],
     }
     _, some = await oauth.admin("GET", f"/clients?ids={listed[1]['id']},app-none")
