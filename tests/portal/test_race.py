@@ -35,7 +35,7 @@ from tests.portal.test_process import config_of, portal
 from tests.portal.test_workers import children, ready, until
 from tests.portal.world import INCIDENT, LEDGER_KEY, PortalWorld
 
-RACERS = int(os.environ.get("PORTAL_RACERS", "1000"))
+RACERS = int(os.environ.get("PORTAL_RACERS", "300"))
 WORKERS = 3
 _BUSY_PAUSE = (0.2, 1.0)
 

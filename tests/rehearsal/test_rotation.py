@@ -53,6 +53,7 @@ async def test_an_undisturbed_rotation_fails_no_request(bao: Any, tmp_path: Path
         assert field.siem.searchable > field.fleet.requests
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", Kind)
 async def test_a_fault_is_recovered_by_one_more_run(bao: Any, kind: Kind) -> None:
     """Zero failed requests, old or new valid at every moment, no orphan, nothing left open."""

@@ -123,6 +123,9 @@ async def _case(
     def wire(name: str, url: str, token: str) -> Wire:
         return Wire(name, url, headers={"Authorization": SecretStr(f"Bearer {token}")})
 
+    vault = await enter(
+        VaultClient(bao.address, role_id=login.role_id, secret_id=SecretStr(login.secret_id))
+    )
     return Case(
         incident_id=INCIDENT,
         runbook="rehearsal",
@@ -141,11 +144,9 @@ async def _case(
             platform=await enter(
                 PlatformClient(wire("the platform", world.platform_server.url, "admin"))
             ),
-            secrets=await enter(
-                VaultClient(
-                    bao.address, role_id=login.role_id, secret_id=SecretStr(login.secret_id)
-                )
-            ),
+            secrets=vault,
+            client_secrets=vault,
+            checkpoints=[],
             email=await enter(
                 SendGridClient(
                     wire("SendGrid", server.url, "sg-key"),

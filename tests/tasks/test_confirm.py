@@ -99,7 +99,9 @@ async def told(tmp_path: Path) -> AsyncIterator[Told]:
             incident_id=INCIDENT,
             ledger=world.ledger,
             policy=cast(RecoveryPolicy, POLICY),
-            portal=SimpleNamespace(code_key=SecretStr(CODE_KEY), address=world.url),
+            portal=SimpleNamespace(
+                code_key=SecretStr(CODE_KEY), address=world.url, notice_key_path=""
+            ),
             email=SendGridClient(await enter(mail), sender_email=SENDER, sender_name="Example"),
             platform=PlatformClient(await enter(platform)),
             sms=await world._sms(),

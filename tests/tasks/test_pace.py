@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from recovery.errors import Misconfigured
 from recovery.policy import Quota
@@ -32,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 @pytest.fixture(autouse=True)
 def api(server: PrefectServer) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    given = {PREFECT_API_URL: server.api, PREFECT_API_AUTH_STRING: server.auth}
+    with temporary_settings(given):
         yield
 
 
