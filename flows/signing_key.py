@@ -7,9 +7,7 @@ portal reads, and lets it sign when the portal serves it. Started again, it fini
 import argparse
 import asyncio
 import json
-import os
 import sys
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from blocks.base import SecretsBlock
 from blocks.portal import EnrollmentPortal
 from clients.http import Wire
 from recovery.errors import RecoveryError
+from recovery.files import replace_whole
 from recovery.keyring import KEPT
 from recovery.policy import load_policy
 from tasks.case import ROOT, load_block
@@ -26,17 +25,7 @@ from tasks.signing_key import CACHED, KeyChange
 
 def publish_to(path: Path, document: dict[str, Any]) -> None:
     """Replaces the file in one step; everybody may read it, there is nothing secret in it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_whole(path, lambda file: json.dump(document, file, indent=2), mode=0o644)
 
 
 async def change(chosen: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Files about an incident: whole or not at all, readable by their owner alone."""
+"""Files that appear whole or not at all; those about an incident are their owner's alone."""
 
 import os
 import tempfile
@@ -9,14 +9,20 @@ from typing import IO
 
 
 def replace_private(path: Path, write: Callable[[IO[str]], None]) -> None:
-    """Writes beside the file and renames: readers see the old file or the new one, whole. The
-    temporary file is created for its owner alone."""
+    """`replace_whole` for a file that only its owner may read, also while it is written."""
+    replace_whole(path, write, mode=0o600)
+
+
+def replace_whole(path: Path, write: Callable[[IO[str]], None], *, mode: int) -> None:
+    """Writes beside the file and renames: readers see the old file or the new one, whole. Until
+    then it is its owner's alone, whatever `mode` it gets at the end."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         with suppress(FileNotFoundError):
