@@ -3,14 +3,14 @@
 The ledger computes and compares; who signs, and where the notes are kept, is not its business.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.audit_log import links_of, same_end, stored_head
 from ledger.transaction import Core
-from recovery.audit import Head, Link, Tampered, verify_links
-from recovery.checkpoint import Checkpoint, hold_against
-from recovery.merkle import Growing, inclusion_proof, leaf_hash
+from recovery.audit import Head, Tampered
+from recovery.checkpoint import Checkpoint, Walk
+from recovery.merkle import inclusion_proof, leaf_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,18 @@ class Checkpoints(Core):
         """The name of this ledger in its checkpoints: the same for the same key."""
         return f"recovery-ledger/{self.key_check()[:16]}"
 
-    def checkpoint(self, since: int = 0) -> tuple[Checkpoint, bytes]:
-        """The log as it stands, verified on the way, and the leaf hashes (32 bytes each) of the
-        entries after `since`. Raises Tampered. A page in memory at a time, and those hashes."""
-        tree, leaves = Growing(), bytearray()
-
-        def growing(links: Iterator[Link]) -> Iterator[Link]:
-            for each in links:
-                leaf = leaf_hash(each.record)
-                tree.append(leaf)
-                if tree.size > since:
-                    leaves.extend(leaf)
-                yield each
-
-        with self._read() as conn:
-            head = stored_head(conn)
-            found = verify_links(growing(links_of(conn)))
-        same_end(found, head)
-        checkpoint = Checkpoint(self.origin, tree.size, tree.root(), head.hash, self.now())
-        return checkpoint, bytes(leaves)
+    def checkpoint(
+        self, known: Sequence[Checkpoint] = (), leaves: bytes = b""
+    ) -> tuple[Checkpoint, bytes]:
+        """The log as it stands, proven on the way against the `known` checkpoints as by
+        `verify_against`, and the leaf hashes (32 bytes each) after those that they sign. A page in
+        memory at a time, and those hashes."""
+        walk = Walk(known, leaves)
+        head = self._walked(walk)
+        checkpoint = Checkpoint(
+            self.origin, walk.tree.size, walk.tree.root(), head.hash, self.now()
+        )
+        return checkpoint, bytes(walk.fresh)
 
     def verify_against(self, checkpoints: Sequence[Checkpoint], leaves: bytes = b"") -> Head:
         """Proves the whole chain, its end and its past against checkpoints kept elsewhere.
@@ -57,9 +50,12 @@ class Checkpoints(Core):
         Raises Tampered with the first bad entry (see `recovery.checkpoint.hold_against`). What was
         written after the newest checkpoint is proven by the chain alone.
         """
+        return self._walked(Walk(checkpoints, leaves))
+
+    def _walked(self, walk: Walk) -> Head:
         with self._read() as conn:
             head = stored_head(conn)
-            found = hold_against(links_of(conn), checkpoints, leaves)
+            found = walk.over(links_of(conn))
         same_end(found, head)
         return head
 

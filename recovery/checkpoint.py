@@ -96,12 +96,7 @@ def hold_against(
     Tampered names the entry at which the chain breaks or, in a log that was hashed anew or cut, the
     first one after the last checkpoint that still holds.
     """
-    marks = sorted(checkpoints, key=lambda c: c.size)
-    _agree(marks)
-    walk = _Walk(marks, proven_leaves(leaves, marks))
-    head = verify_links(walk.past(links))
-    walk.at_the_end()
-    return head
+    return Walk(checkpoints, leaves).over(links)
 
 
 def proven_leaves(leaves: bytes, checkpoints: Iterable[Checkpoint]) -> bytes:
@@ -117,16 +112,27 @@ def proven_leaves(leaves: bytes, checkpoints: Iterable[Checkpoint]) -> bytes:
     return leaves[: proven * _HASH]
 
 
-class _Walk:
-    """The tree grows while the chain is verified; each checkpoint is met at its size."""
+class Walk:
+    """One walk over a whole chain: it is verified, held against every checkpoint at its size, and
+    its tree grows, from which the next checkpoint is made."""
 
-    def __init__(self, marks: Sequence[Checkpoint], leaves: bytes) -> None:
-        self._tree = Growing()
+    def __init__(self, checkpoints: Sequence[Checkpoint], leaves: bytes = b"") -> None:
+        marks = sorted(checkpoints, key=lambda c: c.size)
+        _agree(marks)
+        self.tree = Growing()
+        self.fresh = bytearray()
+        """The leaf hashes after those that were given and that a checkpoint signs."""
         self._ahead = [mark for mark in marks if mark.size]
-        self._leaves = leaves
+        self._leaves = proven_leaves(leaves, marks)
         self._proven = 0
 
-    def past(self, links: Iterable[Link]) -> Iterable[Link]:
+    def over(self, links: Iterable[Link]) -> Head:
+        """The chain's head; raises as `hold_against` says."""
+        head = verify_links(self._past(links))
+        self._at_the_end()
+        return head
+
+    def _past(self, links: Iterable[Link]) -> Iterable[Link]:
         """The same links; each is compared before and counted after it was verified."""
         last = GENESIS
         for each in links:
@@ -134,21 +140,23 @@ class _Walk:
             leaf = leaf_hash(each.record)
             self._compare(leaf)
             yield each
-            self._tree.append(leaf)
+            self.tree.append(leaf)
+            if self.tree.size * _HASH > len(self._leaves):
+                self.fresh += leaf
             last = each.hash
         self._meet(last)
 
     def _compare(self, leaf: bytes) -> None:
-        kept = self._leaves[self._tree.size * _HASH : (self._tree.size + 1) * _HASH]
+        kept = self._leaves[self.tree.size * _HASH : (self.tree.size + 1) * _HASH]
         if kept and kept != leaf:
             raise Tampered(
-                self._tree.size + 1, "it is not the entry that the checkpoints were made of"
+                self.tree.size + 1, "it is not the entry that the checkpoints were made of"
             )
 
     def _meet(self, head: str) -> None:
-        while self._ahead and self._ahead[0].size == self._tree.size:
+        while self._ahead and self._ahead[0].size == self.tree.size:
             mark = self._ahead.pop(0)
-            if mark.head != head or mark.root != self._tree.root():
+            if mark.head != head or mark.root != self.tree.root():
                 raise Tampered(
                     self._proven + 1,
                     f"entries {self._proven + 1} to {mark.size} are not those of the checkpoint "
@@ -156,11 +164,11 @@ class _Walk:
                 )
             self._proven = mark.size
 
-    def at_the_end(self) -> None:
+    def _at_the_end(self) -> None:
         """Nothing that a checkpoint counts may be missing."""
         if not self._ahead:
             return
-        size, mark = self._tree.size, self._ahead[-1]
+        size, mark = self.tree.size, self._ahead[-1]
         exact = len(self._leaves) > size * _HASH
         raise Tampered(
             (size if exact else self._proven) + 1,

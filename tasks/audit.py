@@ -11,19 +11,14 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from blocks.base import CheckpointBlock, CheckpointStore, SecretsBlock
-from blocks.ledger import RecoveryLedger
 from clients.vault import VaultClient
 from ledger import Ledger
 from recovery.audit import Head
-from recovery.checkpoint import Checkpoint, opened, proven_leaves, signed_note
+from recovery.checkpoint import Checkpoint, opened, signed_note
 from recovery.errors import Misconfigured
 from recovery.files import write_private
-from recovery.policy import RecoveryPolicy, load_policy
-from recovery.redaction import guard_logs
-from tasks.case import ROOT, Case, load_block
+from tasks.case import ROOT, Case, load_block, open_ledger
 from tasks.retries import RETRIES
-
-_HASH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +64,8 @@ class AuditDesk:
 @asynccontextmanager
 async def open_desk(runbook: str) -> AsyncIterator[AuditDesk]:
     """Ledger, Vault and second places of a runbook, and nothing else of it."""
-    guard_logs()
-    policy: RecoveryPolicy
-    policy, _ = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
-    names = policy.systems
-    ledger = (await load_block(names.ledger, RecoveryLedger)).get_client()
-    try:
-        await asyncio.to_thread(ledger.check)
+    async with open_ledger(runbook) as (policy, ledger):
+        names = policy.systems
         stores = [(await load_block(n, CheckpointBlock)).get_client() for n in names.checkpoints]
         secrets = await load_block(names.secrets, SecretsBlock)
         async with secrets.get_client() as vault:
@@ -86,8 +76,6 @@ async def open_desk(runbook: str) -> AsyncIterator[AuditDesk]:
                 key=policy.audit.signing_key,
                 directory=ROOT / policy.report.directory,
             )
-    finally:
-        ledger.close()
 
 
 @task(task_run_name="keep checkpoint", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -108,9 +96,7 @@ async def keep_checkpoint(desk: AuditDesk) -> int:
     covered = 0
     for store in desk.stores:
         known, leaves = await _kept(store, keys)
-        await asyncio.to_thread(desk.ledger.verify_against, known, leaves)
-        since = len(leaves) // _HASH
-        checkpoint, fresh = await asyncio.to_thread(desk.ledger.checkpoint, since)
+        checkpoint, fresh = await asyncio.to_thread(desk.ledger.checkpoint, known, leaves)
         covered = checkpoint.size
         if any(mark.size == covered for mark in known) or covered == 0:
             continue
@@ -161,7 +147,6 @@ async def export_log(desk: AuditDesk) -> int:
 
 
 async def _kept(store: CheckpointStore, keys: Sequence[bytes]) -> tuple[list[Checkpoint], bytes]:
-    """The checkpoints of one place, every one of which must open, and the leaf hashes they sign."""
+    """The checkpoints of one place, every one of which must open, and the leaf hashes there."""
     kept = await store.kept()
-    known = [opened(note, keys) for note in kept.notes]
-    return known, proven_leaves(kept.leaves, known)
+    return [opened(note, keys) for note in kept.notes], kept.leaves
