@@ -1,7 +1,6 @@
 """Each phase on its own, to run or repeat one: the same gates, the same lease, the same ledger as
 `respond`. What a gate has let pass stays passed; what is done costs nothing."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from flows import enroll as enroll_phase
 from flows import validate as validate_phase
 from flows.dry_run import plan_response
 from flows.forms import operator_flow
-from flows.incident_run import RECOVERY, Who, at_work, named, put_name, run_on, so_far
+from flows.incident_run import RECOVERY, Who, at_work, named, opened, put_name, run_on, so_far
 from flows.parameters import (
     DEFAULT_RUNBOOK,
     AskAgain,
@@ -59,8 +58,7 @@ async def _alone(
 
 async def _scoped(case: Case) -> None:
     """Raises NotFound where the incident has no accounts yet: there is nothing to work on."""
-    known = await asyncio.to_thread(case.ledger.incidents)
-    if not any(i.incident_id == case.incident_id for i in known):
+    if not await opened(case):
         raise NotFound(
             "Look up the incident",
             subject=case.incident_id,

@@ -73,7 +73,7 @@ async def at_work(case: Case, lane: str, who: Who) -> AsyncIterator[None]:
     resumed = await read_answers(case, run_id)
     async with leased(case.ledger, case.incident_id, lane, flow=who.flow, patient=resumed):
         await case.brake.check()
-        if await _opened(case):
+        if await opened(case):
             await put_name(case, who)
         yield
 
@@ -90,7 +90,8 @@ async def put_name(case: Case, who: Who) -> None:
     )
 
 
-async def _opened(case: Case) -> bool:
+async def opened(case: Case) -> bool:
+    """Whether the ledger knows the incident: a dry run of a new one leaves nothing there."""
     known = await asyncio.to_thread(case.ledger.incidents)
     return any(i.incident_id == case.incident_id for i in known)
 
@@ -187,7 +188,7 @@ async def _written(case: Case) -> str:
 
 
 async def _so_far_if(case: Case) -> str:
-    return await so_far(case) if await _opened(case) else ""
+    return await so_far(case) if await opened(case) else ""
 
 
 async def so_far(case: Case) -> str:

@@ -57,17 +57,17 @@ class Holding:
     def seen(self, answered: bool) -> None:
         """Counts an attempt; the log says when this opens or closes."""
         now = self._clock()
-        failed, looked_at = self._breaker.failed()
         match self._breaker.outcome(answered, now):
             case Turn.OPENED:
                 self._since = now
+                failed, looked_at = self._breaker.failed()
                 _log().warning(
                     "%s fails: %s of the last %s requests had no answer or a server's error. "
                     "Everything that needs it waits; one request is tried every %g s or so, for "
                     "at most %g minutes.",
                     self._system,
-                    failed + 1,
-                    min(looked_at + 1, self._rule.window),
+                    failed,
+                    looked_at,
                     self._rule.probe.total_seconds(),
                     self._rule.longest.total_seconds() / 60,
                 )

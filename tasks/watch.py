@@ -13,13 +13,12 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from blocks.base import SiemBlock, SiemClient
-from blocks.ledger import RecoveryLedger
 from ledger import Ledger
 from recovery import detect
 from recovery.detect import Burst
-from recovery.policy import RecoveryPolicy, load_policy
+from recovery.policy import RecoveryPolicy
 from recovery.watch import glance, known_spans
-from tasks.case import ROOT, load_block
+from tasks.case import load_block, open_ledger
 from tasks.detect import our_resets
 from tasks.pace import QuotaPace, check_limit
 from tasks.retries import RETRIES
@@ -37,19 +36,13 @@ class Lookout:
 @asynccontextmanager
 async def open_lookout(runbook: str) -> AsyncIterator[Lookout]:
     """Loads two blocks instead of nine: this runs every minute."""
-    policy, _ = load_policy(ROOT / "runbooks" / f"{runbook}.yaml")
-    ledger_block = await load_block(policy.systems.ledger, RecoveryLedger)
-    siem_block = await load_block(policy.systems.siem, SiemBlock)
-    await check_limit("siem", policy.quotas.siem)
-    ledger = ledger_block.get_client()
-    presets = (policy.detect.preset, *policy.detect.also)
-    try:
-        await asyncio.to_thread(ledger.check)
+    async with open_ledger(runbook) as (policy, ledger):
+        siem_block = await load_block(policy.systems.siem, SiemBlock)
+        await check_limit("siem", policy.quotas.siem)
         pace = QuotaPace("siem", policy.quotas.siem)
+        presets = (policy.detect.preset, *policy.detect.also)
         async with siem_block.get_client(pace, presets=presets) as siem:
             yield Lookout(policy, ledger, siem)
-    finally:
-        ledger.close()
 
 
 @task(
